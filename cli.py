@@ -1,0 +1,46 @@
+"""How every command ends: one line on stderr, one exit code, stdout clean."""
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+DONE, USAGE, DATA, CHECKPOINT, DIVERGED, RESOURCES, BUSY = 0, 2, 3, 4, 5, 6, 7
+INTERRUPTED, TERMINATED = 130, 143
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code an error stands for: its own `exit_code`, or what its type says."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
+        return RESOURCES
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RESOURCES
+    return getattr(error, "exit_code", USAGE)
+
+
+def sentence(error: BaseException) -> str:
+    """One line a person can act on."""
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by Ctrl-C"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'system'}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def end(main: Callable[[list[str]], int | None]) -> None:
+    """Run `main(argv)` and leave the process with its exit code; `--debug` keeps the traceback."""
+    argv = [a for a in sys.argv[1:] if a != "--debug"]
+    try:
+        code = main(argv) or DONE
+        sys.stdout.flush()
+    except BrokenPipeError:  # `python sample.py | head` is no error; keep Python's own flush quiet
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = DONE
+    except (Exception, KeyboardInterrupt) as error:
+        if len(argv) < len(sys.argv) - 1:
+            raise
+        print(f"error: {sentence(error)}", file=sys.stderr)
+        code = exit_code(error)
+    sys.exit(code)

@@ -1,0 +1,175 @@
+"""Token files: open, check, and batches as a pure function of (seed, step, micro).
+
+B batch, T time (block_size). A split is one run of little-endian uint16 tokens, nanoGPT's format.
+"""
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+DATA = Path(__file__).parent
+SPLITS = ("train", "val")
+MAX_VOCAB = 2**16  # what uint16 can tell apart
+HASHED_UP_TO = 256 * 2**20  # bytes; larger files would delay every start by many seconds
+CHUNK = 2**24  # tokens looked at together, so that a huge file never fills the memory
+
+
+class DataError(ValueError):
+    """Something is wrong with data on disk, or with text: what, where, what would be right."""
+
+    exit_code = 3
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Two checked token files and what meta.json says about them."""
+
+    name: str
+    meta: dict[str, Any]
+    train: np.memmap
+    val: np.memmap
+
+    @property
+    def vocab_size(self) -> int:
+        return self.meta["vocab_size"]
+
+    @property
+    def fingerprint(self) -> dict[str, str]:
+        """The sha256 of each token file, hex: a checkpoint keeps it to notice changed data."""
+        return {split: self.meta["splits"][split]["sha256"] for split in SPLITS}
+
+    def documents(self, split: str) -> list[tuple[int, int]]:
+        """(start, end) token offsets of every whole document of `split`, in file order."""
+        entry = self.meta["splits"][split]
+        starts = entry["documents"]
+        return list(zip(starts, [*starts[1:], entry["tokens"]], strict=True))
+
+
+def folder_of(name: str, root: Path = DATA) -> Path:
+    """The folder of dataset `name`. ValueError when the name could lead anywhere else."""
+    if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
+        allowed = "letters, digits, '.', '_' and '-', and does not start with a dot"
+        raise ValueError(f"{name!r} is no dataset name: a name is made of {allowed}")
+    return root / name
+
+
+def load(name: str, root: Path = DATA) -> Dataset:
+    """Open `root`/`name`/{train,val}.bin read-only, checked against its meta.json.
+
+    DataError when anything is missing, damaged, or holds a token outside the vocabulary.
+    """
+    folder = folder_of(name, root)
+    missing = [f for f in ("meta.json", "train.bin", "val.bin") if not (folder / f).is_file()]
+    if missing:
+        where = f"{folder} has no {missing[0]}" if folder.is_dir() else f"{folder} does not exist"
+        raise DataError(f"{where}: make it with `python -m data.prepare {name}`")
+    meta = read_meta(folder)
+    train, val = (_open_split(folder / f"{split}.bin", meta, split) for split in SPLITS)
+    return Dataset(name, meta, train, val)
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """The checked meta.json of a dataset folder. DataError when it is damaged."""
+    path = folder / "meta.json"
+    try:
+        meta = json.loads(path.read_bytes())
+        known = meta["format"] == 1
+        sound = not known or _sound(meta)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        sound = False
+    if not sound:
+        raise DataError(f"{path} is damaged: remove {folder} and prepare it again")
+    if not known:
+        raise DataError(f"{path} has format {meta['format']!r}: this code reads format 1")
+    return meta
+
+
+def _sound(meta: dict[str, Any]) -> bool:
+    size = meta["vocab_size"]
+    whole = type(size) is int and 1 <= size <= MAX_VOCAB and isinstance(meta["tokenizer"], dict)
+    return whole and all(_sound_split(meta["splits"][split]) for split in SPLITS)
+
+
+def _sound_split(entry: dict[str, Any]) -> bool:
+    starts = entry["documents"]
+    bounds = [*starts, entry["tokens"]]
+    ascending = all(a < b for a, b in pairwise(bounds))
+    whole = all(type(bound) is int for bound in bounds)
+    return whole and ascending and starts[:1] == [0] and isinstance(entry["sha256"], str)
+
+
+def _open_split(path: Path, meta: dict[str, Any], split: str) -> np.memmap:
+    size, want = path.stat().st_size, meta["splits"][split]
+    if size == 0:  # numpy would only say that it cannot mmap an empty file
+        raise DataError(f"{path} is empty: meta.json says {want['tokens']} tokens")
+    if size % 2:
+        raise DataError(f"{path}: {size} bytes is not a whole number of uint16 tokens")
+    if size // 2 != want["tokens"]:
+        raise DataError(f"{path} has {size // 2} tokens, meta.json says {want['tokens']}")
+    if size <= HASHED_UP_TO and file_sha256(path) != want["sha256"]:
+        again = f"remove {path.parent} and prepare it again"
+        raise DataError(f"{path} does not have the sha256 that meta.json says: {again}")
+    tokens = np.memmap(path, dtype="<u2", mode="r")
+    _check_vocabulary(tokens, meta["vocab_size"], path)
+    return tokens
+
+
+def _check_vocabulary(tokens: np.ndarray, vocab_size: int, path: Path) -> None:
+    # Here it is one sentence; inside an embedding on a GPU it would be a device assert.
+    for start in range(0, len(tokens), CHUNK):
+        outside = tokens[start : start + CHUNK] >= vocab_size
+        if outside.any():
+            at = start + int(outside.argmax())
+            raise DataError(f"{path}: token {tokens[at]} >= vocab_size {vocab_size} at offset {at}")
+
+
+def file_sha256(path: Path) -> str:
+    """The sha256 of a file, hex, read in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def batch(
+    tokens: np.ndarray, batch_size: int, block_size: int, seed: int, step: int, micro: int = 0
+) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs x and targets y, int64 (B, T) each; y is x one token later.
+
+    There is no state: the same (seed, step, micro) gives the same batch in any process, in any
+    order, and resuming needs nothing. DataError when the split has no window of T + 1 tokens.
+    """
+    if len(tokens) < block_size + 1:
+        name = Path(getattr(tokens, "filename", None) or "the split").name
+        have = f"{name} has {len(tokens)} tokens"
+        raise DataError(f"{have}, block_size {block_size} needs {block_size + 1}")
+    draw = np.random.default_rng([seed, step, micro])
+    starts = draw.integers(len(tokens) - block_size, size=batch_size)  # the last start included
+    windows = tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)  # (B, T + 1)
+    return windows[:, :-1].copy(), windows[:, 1:].copy()
+
+
+def spans(documents: list[tuple[int, int]], length: int, count: int) -> np.ndarray:
+    """Start offsets, int64 (at most `count`,), of held-out windows of `length` + 1 tokens.
+
+    Every window lies inside one document and no two share a token. They are spread evenly over
+    all the places there are, so a long document gets its share. The same arguments always give
+    the same windows. DataError when no document holds even one.
+    """
+    window = length + 1  # the target of the last position is one more token
+    slots = [np.arange(start, end - window + 1, window) for start, end in documents]
+    places = np.concatenate([np.empty(0, np.int64), *slots])
+    if not len(places):
+        longest = max((end - start for start, end in documents), default=0)
+        needs = f"length {length} needs {window}"
+        raise DataError(f"the longest document has {longest} tokens, {needs}")
+    count = min(count, len(places))
+    # The middle of each of `count` equal parts of the places.
+    return places[(2 * np.arange(count) + 1) * len(places) // (2 * count)]

