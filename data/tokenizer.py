@@ -100,15 +100,13 @@ class Bpe:
             raise DataError("byte-pair tokens must hold every single byte, and none twice")
         if self.vocab_size > MAX_VOCAB:
             raise DataError(f"{self.vocab_size} tokens do not fit into uint16: at most {MAX_VOCAB}")
-        try:
-            special = {END_OF_TEXT: self.end_of_text}
-            self._encoding = tiktoken.Encoding(
-                kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
-            )
-        except ValueError as error:
-            raise DataError(f"the byte-pair pattern cannot be used: {error}") from None
+        special = {END_OF_TEXT: self.end_of_text}
+        self._encoding = tiktoken.Encoding(
+            kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens=special
+        )
 
     def encode(self, text: str) -> np.ndarray:
+        # `encode` would raise on a special token that someone wrote out in their text.
         return np.array(self._encoding.encode_ordinary(text), dtype=np.uint16)
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
@@ -119,6 +117,7 @@ class Bpe:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def to_meta(self) -> dict[str, Any]:
+        # JSON knows no bytes, and half a UTF-8 character is no string.
         merges = [base64.b64encode(token).decode() for token in self.tokens]
         return {"kind": self.kind, "pattern": self.pattern, "merges": merges}
 
@@ -127,6 +126,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Bpe:
     """A tokenizer of at most `vocab_size` tokens (end of text included), learnt from `texts`."""
     import rustbpe  # noqa: PLC0415 (only needed here)
 
+    # rustbpe counts the byte pairs only; end of text comes on top.
     trainer = rustbpe.Tokenizer()
     trainer.train_from_iterator(iter(texts), vocab_size - 1)
     ranks = sorted(trainer.get_mergeable_ranks(), key=lambda pair: pair[1])
@@ -142,7 +142,7 @@ def from_meta(meta: dict[str, Any]) -> Tokenizer:
             return Char(meta["characters"])
         if kind in KINDS:
             tokens = [base64.b64decode(token, validate=True) for token in meta["merges"]]
-            return Bpe(tokens, meta["pattern"] + "", kind)
+            return Bpe(tokens, meta["pattern"] + "", kind)  # anything but a string raises here
     except DataError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:

@@ -110,6 +110,8 @@ def test_token_outside_the_vocabulary(tmp_path, monkeypatch):
     write(tmp_path, [1, 2, 3], [4, 5, 99, 7, 98], vocab_size=65)
     expected = "val.bin: token 99 >= vocab_size 65 at offset 2"
     assert expected in refusal(tmp_path)
+    write(tmp_path / "first", [65], [0], vocab_size=65)
+    assert "train.bin: token 65 >= vocab_size 65 at offset 0" in refusal(tmp_path / "first")
     monkeypatch.setattr(data, "CHUNK", 2)  # the offset counts from the file's start
     assert expected in refusal(tmp_path)
 
@@ -227,8 +229,9 @@ def test_spans_lie_inside_one_document_and_share_nothing(length, count):
     starts = spans(DOCUMENTS, length, count)
     room = 0
     for start, end in DOCUMENTS:  # the slow twin: lay windows down until none fits
-        while start + length + 1 <= end:
-            start, room = start + length + 1, room + 1
+        at = start
+        while at + length + 1 <= end:
+            at, room = at + length + 1, room + 1
     assert starts.dtype == np.int64
     assert len(starts) == min(count, room)
     used = set()

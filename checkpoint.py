@@ -1,0 +1,169 @@
+"""How a run is written and read back: atomically, hashed, and without running what is read.
+
+A checkpoint is the file that `torch.save` makes, followed by one line of LINE bytes:
+`nanorope checkpoint FORMAT sha256 HEX`. torch.load alone still reads it; `read` looks at nothing
+before the hash has matched. See docs/checkpoint.md.
+"""
+
+import hashlib
+import io
+import os
+import re
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import torch
+
+from model import GPT, GPTConfig
+
+FORMAT = 1
+LINE = re.compile(rb"\nnanorope checkpoint (\d{4}) sha256 ([0-9a-f]{64})\n")
+LINE_BYTES = 98
+NEWEST, PREVIOUS = "ckpt.pt", "ckpt.prev.pt"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing, damaged, or not for this code."""
+
+    exit_code = 4
+
+
+def save(folder: Path, state: dict) -> Path:
+    """Write `state` (tensors and plain Python values) as the newest checkpoint of a folder.
+
+    A crash at any moment leaves the newest or the previous one whole. Raises OSError (disk full)
+    with both still there.
+    """
+    buffer = io.BytesIO()  # in memory first: torch.save hides what a full disk says
+    torch.save(state, buffer)
+    digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
+    buffer.write(f"\nnanorope checkpoint {FORMAT:04} sha256 {digest}\n".encode())
+    newest, fresh = folder / NEWEST, folder / f"{NEWEST}.tmp"
+    try:
+        with open(fresh, "wb") as file:
+            file.write(buffer.getbuffer())
+            file.flush()
+            os.fsync(file.fileno())
+        if newest.exists():
+            os.replace(newest, folder / PREVIOUS)
+        os.replace(fresh, newest)
+    except OSError:
+        fresh.unlink(missing_ok=True)
+        raise
+    _sync(folder)
+    return newest
+
+
+def _sync(folder: Path) -> None:
+    """Make the folder's entries outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read_file(path: Path) -> dict:
+    """The state in one file, checked by its hash before it is unpickled as plain data only."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: {error.strerror}") from None
+    if not (line := LINE.fullmatch(raw[-LINE_BYTES:])):
+        raise CheckpointError(f"{path} is damaged or no nanorope checkpoint: its last line is gone")
+    body = memoryview(raw)[:-LINE_BYTES]
+    if hashlib.sha256(body).hexdigest() != line[2].decode():
+        raise CheckpointError(f"{path} is damaged: its SHA-256 does not match")
+    if int(line[1]) > FORMAT:
+        raise CheckpointError(f"{path} has format {int(line[1])}, newer than this code's {FORMAT}")
+    try:
+        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except Exception as error:  # nine types of them; the hash matched, so it was written like this
+        code = "contains code" if "eights only" in str(error) else "cannot be unpacked"
+        raise CheckpointError(f"{path} was not loaded: it {code}") from None
+    return state | {"sha256": line[2].decode(), "path": str(path)}
+
+
+def read(path: str | Path) -> dict:
+    """The state in a run folder (its newest whole checkpoint) or in a file."""
+    path = Path(path)
+    if not path.is_dir():
+        return read_file(path)
+    files = [path / name for name in (NEWEST, PREVIOUS) if (path / name).exists()]
+    if not files:
+        raise CheckpointError(f"{path} holds no checkpoint ({NEWEST}); train one into it first")
+    try:
+        return read_file(files[0])
+    except CheckpointError as error:
+        if len(files) == 1:
+            raise
+        state = read_file(files[1])
+        print(f"{error}; using the previous one, of step {state['iter']}", file=sys.stderr)
+        return state
+
+
+def config_of(state: dict) -> GPTConfig:
+    try:
+        return GPTConfig(**state["config"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{state['path']} describes no model: {error}") from None
+
+
+def build(state: dict, config: GPTConfig) -> GPT:
+    """A model of this config with the weights of a state; CheckpointError where they do not fit."""
+    model = GPT(config)
+    _check(state["model"], model.state_dict(), state["path"])
+    model.load_state_dict(state["model"])
+    return model
+
+
+def _check(found: dict, wanted: dict, path: str) -> None:
+    """CheckpointError naming the first tensors that are missing, surplus, misshapen, not finite."""
+    wrong = [f"{name} is missing" for name in wanted.keys() - found.keys()]
+    wrong += [f"{name} is unknown" for name in found.keys() - wanted.keys()]
+    for name in sorted(wanted.keys() & found.keys()):
+        if found[name].shape != wanted[name].shape:
+            shapes = tuple(found[name].shape), tuple(wanted[name].shape)
+            wrong.append(f"{name} is {shapes[0]} there and {shapes[1]} here")
+        elif not found[name].isfinite().all():
+            wrong.append(f"{name} is not finite")
+    if wrong:
+        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
+        raise CheckpointError(f"{path} does not fit: {'; '.join(sorted(wrong)[:5])}{more}")
+
+
+def load(path: str | Path, **overrides) -> tuple[GPT, dict]:
+    """(model in eval mode, info) from a run folder or its ckpt.pt.
+
+    overrides are GPTConfig fields (rope_scaling, rope_factor, beyond, ...). info holds all that was
+    saved but the weights and the optimizer: iter, config, run, tokenizer, data, sha256, path.
+    Raises CheckpointError (a ValueError) naming what is wrong with the file, ValueError for an
+    override that cannot be.
+    """
+    state = read(path)
+    model = build(state, replace(config_of(state), **overrides)).eval()
+    return model, {k: v for k, v in state.items() if k not in ("model", "optimizer", "scaler")}
+
+
+def describe(model: GPT) -> dict:
+    """The part of a state that `build` needs."""
+    return {"config": asdict(model.config), "model": model.state_dict()}
+
+
+def exists(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (NEWEST, PREVIOUS))
+
+
+def remove(folder: Path) -> None:
+    """Take a run's checkpoints away, before another run starts in its folder."""
+    for name in (NEWEST, PREVIOUS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def newest_run(root: str | Path = "out") -> Path:
+    """The run folder with the newest checkpoint."""
+    files = sorted(Path(root).glob(f"*/{NEWEST}"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        raise CheckpointError(f"no run in {root}/ yet; python train.py configs/rope.py makes one")
+    return files[-1].parent

@@ -1,0 +1,228 @@
+"""Every knob of a run, and how it is set: defaults, then a file read as data, then flags."""
+
+import ast
+import difflib
+import inspect
+import operator
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import get_type_hints
+
+from model import GPTConfig
+from positions import require
+
+
+@dataclass(frozen=True)
+class Config(GPTConfig):
+    """A run: the model's fields and these. Raises ValueError that names the field and the rule."""
+
+    name: str = "rope"  # of the run
+    out_dir: str | None = None  # folder of the run (None: out/<name>)
+    dataset: str = "shakespeare"  # folder in data/; a known corpus is prepared when it is missing
+    init_from: str | None = None  # run folder or checkpoint whose weights to start from
+    resume: bool = False  # continue the run in its folder
+    overwrite: bool = False  # start anew in a folder that holds a run
+    max_iters: int = 1200  # optimizer steps
+    batch_size: int = 16  # windows in a micro-step
+    gradient_accumulation_steps: int = 1  # micro-steps in a step, over all processes
+    learning_rate: float = 2e-3  # peak of the schedule
+    min_lr: float = 2e-4  # where the cosine ends
+    warmup_iters: int = 100  # steps of linear warmup
+    lr_decay_iters: int | None = None  # step at which the cosine ends (None: max_iters)
+    weight_decay: float = 0.1  # AdamW's, on matrices only
+    beta1: float = 0.9  # AdamW's
+    beta2: float = 0.99  # AdamW's
+    grad_clip: float = 1.0  # largest norm of the gradient (0: no clipping)
+    eval_interval: int = 200  # steps between two evaluations, and two checkpoints
+    eval_tokens: int = 32768  # held-out tokens in an evaluation, the same at every length
+    log_interval: int = 20  # steps between two lines
+    device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
+    dtype: str = "auto"  # auto, float32, bfloat16 or float16: what matrix products run in
+    compile: bool = False  # torch.compile the model
+    seed: int = 1337  # of weights, batches and dropout
+    wandb: str = "auto"  # auto, online, offline or disabled
+    wandb_project: str = "nanorope"  # where the curves of all runs lie side by side
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        positive = "max_iters batch_size gradient_accumulation_steps eval_interval log_interval"
+        for name in (*positive.split(), "eval_tokens", "lr_decay_iters"):
+            value = getattr(self, name)
+            require(value is None or value > 0, self, name, "at least 1")
+        for name in ("learning_rate", "min_lr", "warmup_iters", "weight_decay", "grad_clip"):
+            require(getattr(self, name) >= 0, self, name, "0 or more")
+        for name in ("beta1", "beta2"):
+            require(0 <= getattr(self, name) < 1, self, name, "from 0 to below 1")
+        require(0 <= self.seed < 2**63, self, "seed", "from 0 to below 2**63")
+        for name, known in CHOICES.items():
+            require(re.fullmatch(known, getattr(self, name)), self, name, known.replace("|", ", "))
+        require(re.fullmatch(r"[\w.-]*\w", self.name), self, "name", "letters, digits, . _ or -")
+        require(not (self.resume and self.overwrite), self, "overwrite", "left out beside resume")
+
+    @property
+    def gpt(self) -> GPTConfig:
+        """The model's fields alone."""
+        return GPTConfig(**{field.name: getattr(self, field.name) for field in fields(GPTConfig)})
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return Path(self.out_dir or Path("out") / self.name)
+
+    @property
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.gradient_accumulation_steps * self.block_size
+
+
+CHOICES = {
+    "device": r"auto|cpu|mps|cuda|cuda:[0-9]+",
+    "dtype": "auto|float32|bfloat16|float16",
+    "wandb": "auto|online|offline|disabled",
+}
+MAX_FILE = 65536  # bytes of a config file: more is not a config
+ARITHMETIC = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+}
+
+
+def load(argv: list[str]) -> Config:
+    """Config from `[FILE.py] [--key=value | --key value | --switch ...]`.
+
+    Raises ValueError with one sentence that names the setting and where it was set. Nothing of a
+    file is executed.
+    """
+    values, origins = {}, {}
+    for key, value, origin in _settings(argv):
+        if key in values and origins[key].startswith("--") == origin.startswith("--"):
+            raise ValueError(f"{origin}: {key} is set twice; the first time at {origins[key]}")
+        values[key], origins[key] = value, origin
+    try:
+        return Config(**values)
+    except ValueError as error:
+        origin = origins.get(str(error).split(maxsplit=1)[0])
+        raise ValueError(f"{error}" + (f" ({origin})" if origin else "")) from None
+
+
+def _settings(argv: list[str]):
+    """Yield (key, value, where it was set): those of the file first, then the flags."""
+    files = [word for word, _ in _words(argv) if not word.startswith("--")]
+    for extra in files[1:]:
+        raise ValueError(f"{extra!r} stands after {files[0]!r}: one config file, then --key=value")
+    for file in files:
+        yield from _read_file(file)
+    for word, text in _words(argv):
+        if word.startswith("--"):
+            key = word[2:]
+            yield key, _parse(key, text, word), word
+
+
+def _words(argv: list[str]):
+    """Split a command line into (word, value): `--key=value`, `--key value`, `--switch`, FILE."""
+    rest = list(argv)
+    while rest:
+        word, equals, text = rest.pop(0).partition("=")
+        if not word.startswith("--"):
+            yield word + equals + text, None
+            continue
+        if not equals and _kind(word[2:], word) is bool:
+            text = rest.pop(0) if rest and rest[0].lower() in ("true", "false") else "True"
+        elif not equals:
+            if not rest or rest[0].startswith("--"):  # a negative number has one dash
+                raise ValueError(f"{word} needs a value: {word}=VALUE")
+            text = rest.pop(0)
+        yield word, text
+
+
+def _kind(key: str, origin: str) -> type:
+    """The annotated type of a setting; ValueError with the nearest name where there is none."""
+    hints = get_type_hints(Config)
+    if key not in hints:
+        near = difflib.get_close_matches(key, hints, 1)
+        hint = f"did you mean {near[0]}?" if near else "--help lists all settings"
+        raise ValueError(f"{origin}: there is no setting {key!r}; {hint}")
+    return hints[key]
+
+
+def _parse(key: str, text: str, origin: str):
+    """The value that a flag's text stands for, by the type of its setting."""
+    kind = _kind(key, origin)
+    if str in getattr(kind, "__args__", (kind,)):
+        return text
+    try:
+        words = {"true": "True", "false": "False", "none": "None"}
+        return _evaluate(ast.parse(words.get(text.lower(), text), mode="eval").body)
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
+        raise ValueError(f"{origin}: {key} cannot be {text!r}") from None
+
+
+def _read_file(file: str):
+    """Yield (key, value, `file:line`) of each `key = value` line; refuse anything else."""
+    try:
+        with open(file, "rb") as f:
+            raw = f.read(MAX_FILE + 1)
+        if len(raw) > MAX_FILE:
+            raise ValueError(f"{file} is larger than {MAX_FILE} bytes: not a config file")
+        body = ast.parse(raw).body
+    except OSError as error:
+        raise ValueError(f"{file}: {error.strerror}; the configs are in configs/") from None
+    except (SyntaxError, RecursionError, MemoryError) as error:
+        line = getattr(error, "lineno", None) or 1
+        raise ValueError(f"{file}:{line}: not `key = value`") from None
+    for line in body:
+        origin = f"{file}:{line.lineno}"
+        if isinstance(line, ast.Expr) and isinstance(getattr(line.value, "value", None), str):
+            continue  # a docstring
+        try:
+            ((name,), value) = line.targets, _evaluate(line.value)
+            key = name.id
+        except (AttributeError, ValueError, ArithmeticError, RecursionError):
+            code = ast.unparse(line).split("\n")[0][:60]
+            raise ValueError(
+                f"{origin}: `{code}` is not `key = value`; a config is data and is never run"
+            ) from None
+        _kind(key, origin)
+        yield key, value, origin
+
+
+def _evaluate(node: ast.expr):
+    """A literal, or arithmetic on numbers; ValueError for anything else."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
+        return node.value
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        return -_number(node.operand)
+    if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
+        return ARITHMETIC[type(node.op)](_number(node.left), _number(node.right))
+    raise ValueError("not a literal")
+
+
+def _number(node: ast.expr) -> int | float:
+    value = _evaluate(node)
+    if type(value) not in (int, float):
+        raise ValueError("not a number")
+    return value
+
+
+def meanings() -> dict[str, str]:
+    """What each setting means: the comment beside its field."""
+    source = inspect.getsource(GPTConfig) + inspect.getsource(Config)
+    return dict(re.findall(r"^    (\w+): [^#\n]+#\s*(.+)$", source, re.MULTILINE))
+
+
+def describe(usage: str) -> str:
+    """The text of --help: usage, then every setting with its default and its meaning."""
+    lines = [usage, ""]
+    comments = meanings()
+    for field in fields(Config):
+        setting = f"  --{field.name}={field.default}"
+        lines.append(f"{setting:<34} {comments[field.name]}")
+    return "\n".join(lines)
+
+
+def changes(config: Config) -> dict[str, object]:
+    """The settings that differ from the defaults."""
+    return {f.name: v for f in fields(Config) if (v := getattr(config, f.name)) != f.default}

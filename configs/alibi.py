@@ -1,0 +1,2 @@
+name = "alibi"
+pos = "alibi"

@@ -1,0 +1,2 @@
+name = "learned"
+pos = "learned"

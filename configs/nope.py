@@ -1,0 +1,2 @@
+name = "nope"
+pos = "none"

@@ -1,0 +1,2 @@
+name = "rope"
+pos = "rope"

@@ -1,0 +1,2 @@
+name = "sinusoidal"
+pos = "sinusoidal"

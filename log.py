@@ -1,0 +1,124 @@
+"""What a run says: metrics.jsonl (the truth), wandb (a mirror of it), lines on the terminal."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+QUIET = 5.0  # seconds that wandb may take to find its server
+
+
+class Log:
+    """Rows of one run. Only the first process of a run makes one.
+
+    On a resumed run, rows after its step are dropped first: that part will be written again.
+    """
+
+    def __init__(self, folder: Path, config: dict, start: int, run_id: str):
+        self.path = folder / "metrics.jsonl"
+        self.total, self.start, self.began = config["max_iters"], start, time.monotonic()
+        rows = self.path.read_text().splitlines(keepends=True) if start else []
+        rows = [row for row in rows if row.endswith("\n") and json.loads(row)["iter"] <= start]
+        self.path.write_text("".join(rows))
+        self.file = open(self.path, "a")  # noqa: SIM115 - open for as long as the run
+        self.wandb = open_wandb(config, run_id, "train", self.path)
+
+    def row(self, row: dict[str, float | int]) -> None:
+        """Write one row; its `iter` is the number of optimizer steps done."""
+        self.file.write(json.dumps(row) + "\n")
+        self.file.flush()
+        if self.wandb is not None:
+            try:
+                self.wandb.log(row)
+            except Exception as error:  # a mirror never ends a run, whatever it raises
+                self.wandb = _off(error, self.path)
+
+    def line(self, row: dict[str, float | int]) -> None:
+        """One plain line under 80 columns: step, losses, speed, time left."""
+        done = row["iter"]
+        left = (time.monotonic() - self.began) / (done - self.start) * (self.total - done)
+        short = {"train/loss": "train", "val/loss": "val", "val/loss_2x": "2x", "val/loss_4x": "4x"}
+        losses = [f"{short[name]} {row[name]:.3f}" for name in short if name in row]
+        speed = f"{row['tokens_per_s'] / 1000:.1f}k tok/s {row['ms_per_step']:.0f} ms"
+        self._clear()
+        print(f"{done}/{self.total} {' '.join(losses)} {speed} eta {clock(left)}", flush=True)
+
+    def status(self, done: int) -> None:
+        """A line that the next one replaces; on a terminal only."""
+        if sys.stdout.isatty():
+            print(f"\r{done}/{self.total}", end="", flush=True)
+
+    def _clear(self) -> None:
+        if sys.stdout.isatty():
+            print("\r\033[K", end="")
+
+    def close(self, exit_code: int) -> None:
+        self.file.close()
+        if self.wandb is not None:
+            try:
+                self.wandb.finish(exit_code=exit_code)
+            except Exception as error:  # as in row
+                _off(error, self.path)
+
+
+def clock(seconds: float) -> str:
+    """
+    >>> clock(3725)
+    '1:02:05'
+    """
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def _off(error: Exception | str, path: Path) -> None:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    print(f"wandb off: {reason}; logging to {path} only", file=sys.stderr)
+
+
+def open_wandb(config: dict, run_id: str, job_type: str, path: Path):
+    """A wandb run, or None after one line that says why not. Never prompts, never raises.
+
+    wandb=auto is WANDB_MODE where that is set, else online where a key is found, else offline.
+    """
+    mode = config["wandb"]
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE")
+    if mode == "disabled":
+        return None
+    try:
+        import wandb  # noqa: PLC0415 - half a second that a run without it should not pay
+
+        if mode is None:
+            mode = "online" if wandb.login(prompt=False) else "offline"
+        if mode == "online":
+            try:
+                return _init(wandb, config, run_id, job_type, mode)
+            except wandb.Error as error:
+                print(f"wandb offline: {error}", file=sys.stderr)
+        return _init(wandb, config, run_id, job_type, "offline")
+    except Exception as error:  # not installed, folder not writable, ...: a mirror ends no run
+        return _off(error, path)
+
+
+def _init(wandb, config: dict, run_id: str, job_type: str, mode: str):
+    settings = wandb.Settings(
+        silent=True, console="off", init_timeout=QUIET, x_transaction_log_flush_interval=1
+    )
+    held = f"{config['dataset']}-{config['n_layer']}x{config['n_embd']}-{config['block_size']}"
+    run = wandb.init(
+        project=config["wandb_project"],
+        id=run_id,
+        name=config["name"],
+        group=held,  # what runs of different encodings have in common
+        tags=[config["pos"], config["rope_scaling"]],
+        job_type=job_type,
+        config=config,
+        mode=mode,
+        resume="allow",
+        settings=settings,
+    )
+    for metric in ("train/*", "val/*", "lr", "tokens_per_s", "ms_per_step", "grad_norm"):
+        run.define_metric(metric, step_metric="iter")
+    return run

@@ -1,0 +1,77 @@
+"""Where a run runs: its device, its precision, its processes, and the signals that stop it."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+
+import cli
+
+
+def pick_device(name: str, local_rank: int = 0) -> torch.device:
+    """auto: cuda, else mps, else cpu. ValueError where torch does not see the one asked for."""
+    seen = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if name == "auto":
+        name = next((kind for kind, there in seen.items() if there), "cpu")
+    device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
+    if not seen.get(device.type, True):
+        raise ValueError(f"device is {name!r}, which torch does not see here; try auto or cpu")
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.set_float32_matmul_precision("high")  # TF32 where float32 is left
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """auto: bfloat16 where the hardware multiplies it, else float16 on CUDA, else float32."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if bf16 else torch.float16
+    units = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    native = units.get("avx512_bf16") or units.get("amx_bf16")
+    return torch.bfloat16 if native else torch.float32
+
+
+@contextmanager
+def processes() -> Iterator[tuple[int, int, int]]:
+    """(rank, number of processes, local rank) of this process under torchrun, or (0, 1, 0)."""
+    if "RANK" not in os.environ:
+        yield 0, 1, 0
+        return
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    try:
+        yield dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])
+    finally:
+        dist.destroy_process_group()
+
+
+class Stop:
+    """SIGTERM and Ctrl-C ask a run to end after its step; a second Ctrl-C ends it at once."""
+
+    EXIT: dict[int, int] = {  # noqa: RUF012
+        signal.SIGTERM: cli.TERMINATED,
+        signal.SIGINT: cli.INTERRUPTED,
+    }
+
+    def __init__(self):
+        self.signal = 0
+        for number in self.EXIT:
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame) -> None:
+        if number == self.signal == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signal = number
+
+    def asked(self, device: torch.device) -> int:
+        """The signal that any of the processes has got, or 0. All of them must call this."""
+        if dist.is_initialized():
+            highest = torch.tensor(self.signal, device=device)
+            dist.all_reduce(highest, dist.ReduceOp.MAX)
+            self.signal = int(highest)
+        return self.signal

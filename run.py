@@ -1,0 +1,166 @@
+"""Everything in place for the first step: data, folder, weights, optimizer."""
+
+import json
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+import checkpoint
+import data
+import data.prepare
+from configs import Config
+from machine import pick_device, pick_dtype
+from model import GPT
+
+
+@dataclass
+class Run:
+    """All that a step needs."""
+
+    config: Config
+    data: data.Dataset
+    device: torch.device
+    dtype: torch.dtype
+    rank: int
+    world: int
+    model: GPT
+    forward: nn.Module  # the model, compiled and synchronised
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    iter: int = 0  # optimizer steps done
+    skipped: int = 0  # the last ones of them that float16 overflow left without effect
+    run_id: str = field(default_factory=lambda: time.strftime("%Y%m%d-%H%M%S"))
+
+    @property
+    def autocast(self):
+        mixed = self.dtype != torch.float32
+        return torch.autocast(self.device.type, self.dtype) if mixed else nullcontext()
+
+
+def split_batch(config: Config, world: int) -> tuple[int, int]:
+    """(micro-steps, windows in each) of one process. The step's windows stay the same."""
+    steps, size = config.gradient_accumulation_steps, config.batch_size
+    if steps % world == 0:
+        return steps // world, size
+    if steps == 1 and size % world == 0:
+        return 1, size // world
+    raise ValueError(
+        f"gradient_accumulation_steps {steps} is not divisible by {world} processes"
+        + (f", nor is batch_size {size}" if steps == 1 else "")
+    )
+
+
+def open_data(config: Config, rank: int, world: int) -> data.Dataset:
+    """The dataset; a known corpus that is missing is prepared first, by one process."""
+    if rank == 0 and not data.folder_of(config.dataset).exists():
+        print(f"preparing {config.dataset} ...", file=sys.stderr)
+        data.prepare.prepare(config.dataset)
+    if world > 1:
+        dist.barrier()
+    return data.load(config.dataset)
+
+
+def fit_vocabulary(config: Config, dataset: data.Dataset) -> Config:
+    if config.vocab_size is not None and config.vocab_size < dataset.vocab_size:
+        rule = f"at least {dataset.vocab_size}, the vocabulary of {config.dataset}"
+        raise ValueError(f"vocab_size is {config.vocab_size}; it must be {rule}")
+    return replace(config, vocab_size=config.vocab_size or dataset.vocab_size)
+
+
+def optimizer_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """All parameters once: matrices decay, vectors (biases and norms) do not."""
+    matrices = [p for p in model.parameters() if p.dim() >= 2]
+    vectors = [p for p in model.parameters() if p.dim() < 2]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def make_optimizer(config: Config, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(
+        optimizer_groups(model, config.weight_decay),
+        betas=(config.beta1, config.beta2),
+        fused=device.type in ("cpu", "cuda"),
+    )
+
+
+def carry_over(config: Config, dataset: data.Dataset, state: dict) -> Config:
+    """The config of a run that starts from another's weights (init_from).
+
+    What is scaled still counts its frequencies from the length they were first trained at.
+    """
+    if state["tokenizer"] != dataset.meta["tokenizer"]:
+        raise data.DataError(f"{state['path']} was trained with another tokenizer than "
+                             f"data/{config.dataset} is made with")  # fmt: skip
+    source = checkpoint.config_of(state)
+    scaled = "none" not in (source.rope_scaling, config.rope_scaling) or source.rope_train_len
+    if config.pos == "rope" and config.rope_train_len is None and scaled:
+        return replace(config, rope_train_len=source.train_len)
+    return config
+
+
+def check_resume(config: Config, dataset: data.Dataset, state: dict) -> Config:
+    """The config to go on with. Refuses another model, and other data."""
+    asked = {name: value for name, value in asdict(config.gpt).items() if value is not None}
+    differs = [f"{name}: checkpoint {state['config'].get(name)}, config {value}"
+               for name, value in asked.items() if state["config"].get(name) != value]  # fmt: skip
+    if differs:
+        raise checkpoint.CheckpointError(f"{state['path']} is another model; {'; '.join(differs)}")
+    for split, digest in state["data"].items():
+        if dataset.fingerprint[split] != digest:
+            name = f"data/{config.dataset}/{split}.bin"
+            raise data.DataError(f"{name} changed since the checkpoint (its sha256 differs)")
+    if state["run"]["max_iters"] != config.max_iters:
+        was = state["run"]["max_iters"]
+        print(f"max_iters was {was}, is {config.max_iters}: the schedule changes", file=sys.stderr)
+    return replace(config, **state["config"])
+
+
+def claim_folder(config: Config) -> None:
+    """Make the run's folder and its config.json; never over a run that is there."""
+    taken = checkpoint.exists(config.folder)
+    if taken and not (config.resume or config.overwrite):
+        raise ValueError(f"{config.folder} holds a run already: --resume continues it, --overwrite "
+                         "starts anew, --name or --out_dir leaves it alone")  # fmt: skip
+    config.folder.mkdir(parents=True, exist_ok=True)
+    if not config.resume:
+        checkpoint.remove(config.folder)
+    text = json.dumps(asdict(config), indent=1)
+    (config.folder / "config.json").write_text(text + "\n")
+
+
+def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
+    """Everything in place for the first step: from nothing, from weights, or from a checkpoint."""
+    split_batch(config, world)
+    device = pick_device(config.device, local_rank)
+    dtype = pick_dtype(config.dtype, device)
+    dataset, state = open_data(config, rank, world), None
+    config = fit_vocabulary(config, dataset)
+    if config.resume:
+        state = checkpoint.read(config.folder)
+        config = check_resume(config, dataset, state)
+    elif config.init_from:
+        state = checkpoint.read(config.init_from)
+        config = carry_over(config, dataset, state)
+    if rank == 0:
+        claim_folder(config)
+    torch.manual_seed(config.seed)
+    model = checkpoint.build(state, config.gpt) if state else GPT(config.gpt)
+    model.to(device).train()
+    forward = torch.compile(model) if config.compile else model
+    forward = DistributedDataParallel(forward) if world > 1 else forward
+    optimizer = make_optimizer(config, model, device)
+    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
+    run = Run(config, dataset, device, dtype, rank, world, model, forward, optimizer, scaler)
+    if config.resume:
+        optimizer.load_state_dict(state["optimizer"])
+        scaler.load_state_dict(state["scaler"])
+        run.iter, run.skipped, run.run_id = state["iter"], state["skipped"], state["run_id"]
+    return run

@@ -1,0 +1,202 @@
+"""Train a GPT: `python train.py configs/rope.py`, or under torchrun on many processes.
+
+A step is a pure function of (config, weights, optimizer, step number): batches and dropout are
+drawn from (seed, step, micro-step), so that resuming is exact and the number of processes does not
+change what is learned.
+
+Letters: B batch, T block_size.
+"""
+
+import math
+import signal
+import sys
+import time
+from contextlib import nullcontext
+from dataclasses import asdict
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+import checkpoint
+import cli
+import configs
+import data
+from configs import Config
+from evaluate import HeldOut
+from log import Log
+from machine import Stop, processes
+from run import Run, split_batch, start
+
+USAGE = """python train.py [CONFIG.py] [--key=value | --key value | --switch ...]
+
+Trains a GPT and leaves ckpt.pt, config.json and metrics.jsonl in out/<name>.
+A config file holds `key = value` lines; flags go over it. On many processes:
+  torchrun --standalone --nproc_per_node=2 train.py CONFIG.py --gradient_accumulation_steps=2"""
+
+MAX_SKIPPED = 50  # steps in a row that float16 may overflow
+
+
+class DivergedError(ValueError):
+    """The loss or its gradient is not finite."""
+
+    exit_code = cli.DIVERGED
+
+
+def learning_rate(config: Config, step: int) -> float:
+    """Linear warmup, then a cosine to min_lr: a function of the step alone."""
+    if step < config.warmup_iters:
+        return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
+    end = config.lr_decay_iters or config.max_iters
+    share = min(1.0, (step - config.warmup_iters) / max(1, end - config.warmup_iters))
+    wave = 0.5 * (1 + math.cos(math.pi * share))
+    return config.min_lr + wave * (config.learning_rate - config.min_lr)
+
+
+def train_step(run: Run) -> tuple[Tensor, Tensor]:
+    """One optimizer step. Returns this process's mean loss and the gradient's norm."""
+    config = run.config
+    for group in run.optimizer.param_groups:
+        group["lr"] = learning_rate(config, run.iter)
+    steps, size = split_batch(config, run.world)
+    total = torch.zeros((), device=run.device)
+    for i in range(steps):
+        micro = run.rank * steps + i
+        batch = data.batch(run.data.train, size, config.block_size, config.seed, run.iter, micro)
+        x, y = (torch.from_numpy(ids).to(run.device, non_blocking=True) for ids in batch)
+        torch.manual_seed(dropout_seed(config.seed, run.iter, micro))
+        waits = i < steps - 1 and run.world > 1
+        with run.forward.no_sync() if waits else nullcontext():
+            with run.autocast:
+                loss = run.forward(x, y) / steps
+            run.scaler.scale(loss).backward()
+        total += loss.detach()
+    run.scaler.unscale_(run.optimizer)
+    norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.grad_clip or math.inf)
+    check_finite(run, total, norm)
+    run.scaler.step(run.optimizer)
+    run.scaler.update()
+    run.optimizer.zero_grad(set_to_none=True)
+    run.iter += 1
+    return total, norm
+
+
+def dropout_seed(seed: int, step: int, micro: int) -> int:
+    return int(np.random.SeedSequence([seed, step, micro]).generate_state(1)[0])
+
+
+def check_finite(run: Run, loss: Tensor, norm: Tensor) -> None:
+    """Stop before a step that would spoil the weights; float16 may skip a few."""
+    finite = bool(norm.isfinite())  # of the whole step, so that all processes agree
+    run.skipped = 0 if finite else run.skipped + 1
+    if finite or (run.scaler.is_enabled() and run.skipped <= MAX_SKIPPED):
+        return
+    raise DivergedError(
+        f"non-finite loss at step {run.iter} (loss {loss:.3g}, grad norm {norm:.3g}, lr "
+        f"{learning_rate(run.config, run.iter):.3g}); the last checkpoint is untouched. "
+        "Lower learning_rate"
+    )
+
+
+def save(run: Run) -> None:
+    state = checkpoint.describe(run.model) | {
+        "optimizer": run.optimizer.state_dict(),
+        "scaler": run.scaler.state_dict(),
+        "iter": run.iter,
+        "skipped": run.skipped,
+        "run": asdict(run.config),
+        "run_id": run.run_id,
+        "data": run.data.fingerprint,
+        "tokenizer": run.data.meta["tokenizer"],
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+    }
+    checkpoint.save(run.config.folder, state)
+
+
+def loop(run: Run, log: Log | None, stop: Stop) -> int:
+    """Steps, rows and checkpoints until max_iters or a signal. Returns the exit code."""
+    config, asked = run.config, 0
+    held_out = HeldOut(run.model, run.data, config.eval_tokens)
+    losses, began = [], time.monotonic()
+    while run.iter < config.max_iters and not asked:
+        loss, norm = train_step(run)
+        losses.append(loss)
+        asked = stop.asked(run.device)
+        due = run.iter % config.eval_interval == 0 or run.iter == config.max_iters
+        if not (due or asked or run.iter % config.log_interval == 0):
+            if log is not None:
+                log.status(run.iter)
+            continue
+        row = measure(run, losses, norm, time.monotonic() - began)
+        if log is not None:
+            if due and not asked:
+                with run.autocast:
+                    row |= held_out.losses(run.model, run.device)
+            log.row(row)
+            log.line(row)
+            if due or asked:
+                save(run)
+        losses, began = [], time.monotonic()
+    return Stop.EXIT.get(asked, cli.DONE)
+
+
+def measure(run: Run, losses: list[Tensor], norm: Tensor, seconds: float) -> dict:
+    """The row of the steps since the last one; the loss is their mean over all processes."""
+    loss = torch.stack(losses).mean()
+    if run.world > 1:
+        dist.all_reduce(loss, dist.ReduceOp.SUM)
+        loss /= run.world
+    return {
+        "iter": run.iter,
+        "train/loss": loss.item(),
+        "lr": learning_rate(run.config, run.iter - 1),
+        "grad_norm": norm.item(),
+        "tokens_per_s": run.config.tokens_per_step * len(losses) / seconds,
+        "ms_per_step": 1000 * seconds / len(losses),
+    }
+
+
+def main(argv: list[str]) -> int:
+    if "--help" in argv or "-h" in argv:
+        print(configs.describe(USAGE))
+        return cli.DONE
+    config = configs.load(argv)
+    stop = Stop()
+    with processes() as (rank, world, local_rank):
+        run = start(config, rank, world, local_rank)
+        log, code = None, cli.DIVERGED
+        if rank == 0:
+            print(introduce(run), file=sys.stderr)
+            log = Log(run.config.folder, asdict(run.config), run.iter, run.run_id)
+        try:
+            code = loop(run, log, stop)
+        finally:
+            if log is not None:
+                log.close(code)
+        if rank == 0:
+            print(farewell(run, code), file=sys.stderr)
+    return code
+
+
+def introduce(run: Run) -> str:
+    weights = sum(p.numel() for p in run.model.parameters())
+    threads = torch.get_num_threads() if run.device.type == "cpu" else ""
+    return (
+        f"{run.config.folder}: pos {run.config.pos}, {weights / 1e6:.2f} M parameters, "
+        f"{run.config.tokens_per_step} tokens a step, {run.world} x {run.device} "
+        f"{f'({threads} threads) ' if threads else ''}{str(run.dtype).removeprefix('torch.')}"
+    )
+
+
+def farewell(run: Run, code: int) -> str:
+    folder, done = run.config.folder, f"step {run.iter} of {run.config.max_iters}"
+    if code == cli.DONE:
+        return f"saved {folder} at {done}; python sample.py --out_dir {folder} --max_len 4x"
+    name = signal.Signals(code - 128).name
+    return f"stopped by {name} at {done}, saved {folder}; add --resume to go on"
+
+
+if __name__ == "__main__":
+    cli.end(main)
