@@ -10,12 +10,13 @@ import io
 import os
 import re
 import sys
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import torch
 
 from model import GPT, GPTConfig
+from positions import KNOBS
 
 FORMAT = 1
 LINE = re.compile(rb"\nnanorope checkpoint (\d{4}) sha256 ([0-9a-f]{64})\n")
@@ -110,6 +111,15 @@ def config_of(state: dict) -> GPTConfig:
         raise CheckpointError(f"{state['path']} describes no model: {error}") from None
 
 
+def adapt(config: GPTConfig, **overrides) -> GPTConfig:
+    """`replace`, where a new rope_scaling does not inherit the settings of the one it replaces."""
+    if overrides.get("rope_scaling", config.rope_scaling) != config.rope_scaling:
+        of_scaling = {"rope_factor", *KNOBS}
+        defaults = {f.name: f.default for f in fields(GPTConfig) if f.name in of_scaling}
+        overrides = defaults | overrides
+    return replace(config, **overrides)
+
+
 def build(state: dict, config: GPTConfig) -> GPT:
     """A model of this config with the weights of a state; CheckpointError where they do not fit."""
     model = GPT(config)
@@ -142,7 +152,7 @@ def load(path: str | Path, **overrides) -> tuple[GPT, dict]:
     override that cannot be.
     """
     state = read(path)
-    model = build(state, replace(config_of(state), **overrides)).eval()
+    model = build(state, adapt(config_of(state), **overrides)).eval()
     return model, {k: v for k, v in state.items() if k not in ("model", "optimizer", "scaler")}
 
 

@@ -1,5 +1,6 @@
 """How every command ends: one line on stderr, one exit code, stdout clean."""
 
+import argparse
 import errno
 import os
 import sys
@@ -7,6 +8,16 @@ from collections.abc import Callable
 
 DONE, USAGE, DATA, CHECKPOINT, DIVERGED, RESOURCES, BUSY = 0, 2, 3, 4, 5, 6, 7
 INTERRUPTED, TERMINATED = 130, 143
+
+
+class Parser(argparse.ArgumentParser):
+    """Flags written out whole; a wrong one is a ValueError like any other."""
+
+    def __init__(self, **settings):
+        super().__init__(allow_abbrev=False, **settings)
+
+    def error(self, message: str) -> None:
+        raise ValueError(f"{message}; --help lists all flags")
 
 
 def exit_code(error: BaseException) -> int:

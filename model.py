@@ -87,8 +87,7 @@ def check_types(config) -> None:
         if type(value) is int and float in kinds:
             value = float(value)
             object.__setattr__(config, field.name, value)
-        names = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-        require(type(value) in kinds, config, field.name, f"of type {names}")
+        require(type(value) in kinds, config, field.name, f"of type {kinds[0].__name__}")
         finite = type(value) is not float or math.isfinite(value)
         require(finite, config, field.name, "a finite number")
 
@@ -208,9 +207,9 @@ class GPT(nn.Module):
         where T is past what the encoding can place.
         """
         logits = self.logits(self.hidden(idx))
-        if targets is None:
-            return logits
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        if targets is not None:
+            return F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=-1)
+        return logits
 
     def logits(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., V), float32 or finer."""

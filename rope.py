@@ -97,9 +97,14 @@ def yarn(
     if ramp != "index":
         raise ValueError(f"ramp is {ramp!r}; it must be 'index' or 'rotations'")
     inv_freq = _theta(head_dim, theta)
+    slow = _index_ramp(head_dim, theta, train_len, (beta_fast, beta_slow), truncate)
+    return torch.lerp(inv_freq, inv_freq / factor, slow), attention_factor
+
+
+def _index_ramp(head_dim: int, theta: float, train_len: int, turns, truncate: bool) -> Tensor:
+    """0 up to the plane of turns[0] turns within L, 1 from that of turns[1], float64 (F,)."""
     low, high = (
-        head_dim * math.log(train_len / (2 * math.pi * turns)) / (2 * math.log(theta))
-        for turns in (beta_fast, beta_slow)
+        head_dim * math.log(train_len / (2 * math.pi * n)) / (2 * math.log(theta)) for n in turns
     )
     if truncate:
         low, high = math.floor(low), math.ceil(high)
@@ -107,8 +112,8 @@ def yarn(
     high = max(min(high, head_dim - 1), low)
     if low == high:
         high += 0.001  # a step instead of a ramp, as the authors have it
-    slow = (torch.arange(head_dim // 2, dtype=torch.float64) - low) / (high - low)
-    return torch.lerp(inv_freq, inv_freq / factor, slow.clamp(0, 1)), attention_factor
+    planes = torch.arange(head_dim // 2, dtype=torch.float64)
+    return ((planes - low) / (high - low)).clamp(0, 1)
 
 
 def llama3(

@@ -58,12 +58,13 @@ def split_batch(config: Config, world: int) -> tuple[int, int]:
 
 def open_data(config: Config, rank: int, world: int) -> data.Dataset:
     """The dataset; a known corpus that is missing is prepared first, by one process."""
-    if rank == 0 and not data.folder_of(config.dataset).exists():
+    root = config.data_root
+    if rank == 0 and not data.folder_of(config.dataset, root).exists():
         print(f"preparing {config.dataset} ...", file=sys.stderr)
-        data.prepare.prepare(config.dataset)
+        data.prepare.prepare(config.dataset, root=root)
     if world > 1:
         dist.barrier()
-    return data.load(config.dataset)
+    return data.load(config.dataset, root)
 
 
 def fit_vocabulary(config: Config, dataset: data.Dataset) -> Config:
@@ -98,9 +99,12 @@ def carry_over(config: Config, dataset: data.Dataset, state: dict) -> Config:
     """
     if state["tokenizer"] != dataset.meta["tokenizer"]:
         raise data.DataError(f"{state['path']} was trained with another tokenizer than "
-                             f"data/{config.dataset} is made with")  # fmt: skip
+                             f"{config.data_root / config.dataset} is made with")  # fmt: skip
     source = checkpoint.config_of(state)
-    scaled = "none" not in (source.rope_scaling, config.rope_scaling) or source.rope_train_len
+    if source.rope_scaling != config.rope_scaling:
+        print(f"rope_scaling {source.rope_scaling} of {state['path']} becomes "
+              f"{config.rope_scaling}", file=sys.stderr)  # fmt: skip
+    scaled = {source.rope_scaling, config.rope_scaling} != {"none"} or source.rope_train_len
     if config.pos == "rope" and config.rope_train_len is None and scaled:
         return replace(config, rope_train_len=source.train_len)
     return config
@@ -115,7 +119,7 @@ def check_resume(config: Config, dataset: data.Dataset, state: dict) -> Config:
         raise checkpoint.CheckpointError(f"{state['path']} is another model; {'; '.join(differs)}")
     for split, digest in state["data"].items():
         if dataset.fingerprint[split] != digest:
-            name = f"data/{config.dataset}/{split}.bin"
+            name = config.data_root / config.dataset / f"{split}.bin"
             raise data.DataError(f"{name} changed since the checkpoint (its sha256 differs)")
     if state["run"]["max_iters"] != config.max_iters:
         was = state["run"]["max_iters"]
@@ -124,12 +128,15 @@ def check_resume(config: Config, dataset: data.Dataset, state: dict) -> Config:
 
 
 def claim_folder(config: Config) -> None:
-    """Make the run's folder and its config.json; never over a run that is there."""
-    taken = checkpoint.exists(config.folder)
-    if taken and not (config.resume or config.overwrite):
+    """Make the run's folder, and refuse one that holds another run."""
+    if checkpoint.exists(config.folder) and not (config.resume or config.overwrite):
         raise ValueError(f"{config.folder} holds a run already: --resume continues it, --overwrite "
                          "starts anew, --name or --out_dir leaves it alone")  # fmt: skip
     config.folder.mkdir(parents=True, exist_ok=True)
+
+
+def enter_folder(config: Config) -> None:
+    """Nothing can go wrong any more: an overwritten run goes, config.json comes."""
     if not config.resume:
         checkpoint.remove(config.folder)
     text = json.dumps(asdict(config), indent=1)
@@ -139,6 +146,8 @@ def claim_folder(config: Config) -> None:
 def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     """Everything in place for the first step: from nothing, from weights, or from a checkpoint."""
     split_batch(config, world)
+    if rank == 0:
+        claim_folder(config)
     device = pick_device(config.device, local_rank)
     dtype = pick_dtype(config.dtype, device)
     dataset, state = open_data(config, rank, world), None
@@ -149,8 +158,6 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     elif config.init_from:
         state = checkpoint.read(config.init_from)
         config = carry_over(config, dataset, state)
-    if rank == 0:
-        claim_folder(config)
     torch.manual_seed(config.seed)
     model = checkpoint.build(state, config.gpt) if state else GPT(config.gpt)
     model.to(device).train()

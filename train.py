@@ -27,7 +27,7 @@ from configs import Config
 from evaluate import HeldOut
 from log import Log
 from machine import Stop, processes
-from run import Run, split_batch, start
+from run import Run, enter_folder, split_batch, start
 
 USAGE = """python train.py [CONFIG.py] [--key=value | --key value | --switch ...]
 
@@ -109,7 +109,7 @@ def save(run: Run) -> None:
         "run_id": run.run_id,
         "data": run.data.fingerprint,
         "tokenizer": run.data.meta["tokenizer"],
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a class of its own otherwise
         "threads": torch.get_num_threads(),
     }
     checkpoint.save(run.config.folder, state)
@@ -168,6 +168,7 @@ def main(argv: list[str]) -> int:
         run = start(config, rank, world, local_rank)
         log, code = None, cli.DIVERGED
         if rank == 0:
+            enter_folder(run.config)
             print(introduce(run), file=sys.stderr)
             log = Log(run.config.folder, asdict(run.config), run.iter, run.run_id)
         try:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
 
+from data import DATA
 from model import GPTConfig
 from positions import require
 
@@ -19,7 +20,8 @@ class Config(GPTConfig):
 
     name: str = "rope"  # of the run
     out_dir: str | None = None  # folder of the run (None: out/<name>)
-    dataset: str = "shakespeare"  # folder in data/; a known corpus is prepared when it is missing
+    dataset: str = "shakespeare"  # a known corpus (prepared when it is missing) or your own
+    data_dir: str | None = None  # folder that holds the datasets (None: data/)
     init_from: str | None = None  # run folder or checkpoint whose weights to start from
     resume: bool = False  # continue the run in its folder
     overwrite: bool = False  # start anew in a folder that holds a run
@@ -69,6 +71,10 @@ class Config(GPTConfig):
     def folder(self) -> Path:
         """The run's folder."""
         return Path(self.out_dir or Path("out") / self.name)
+
+    @property
+    def data_root(self) -> Path:
+        return Path(self.data_dir) if self.data_dir else DATA
 
     @property
     def tokens_per_step(self) -> int:

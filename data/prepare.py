@@ -1,6 +1,5 @@
 """Corpora to token files: fetch, clean, split by whole documents, write all of it or nothing."""
 
-import argparse
 import fcntl
 import json
 import os
@@ -231,11 +230,10 @@ def _sync(folder: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
+    parser = cli.Parser(
         prog="python -m data.prepare",
         description="Make data/NAME: train.bin, val.bin and meta.json.",
         epilog=f"Known corpora: {', '.join(KNOWN)}. With --input, NAME is yours to choose.",
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("name", metavar="NAME", help="the folder under data/, and the corpus without --input")

@@ -1,0 +1,165 @@
+"""Text out of a checkpoint, also past its trained length: `python sample.py --max_len 4x`."""
+
+import codecs
+import re
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import torch
+
+import checkpoint
+import cli
+from data.tokenizer import Tokenizer, from_meta
+from machine import pick_device
+from model import GPT, GPTConfig
+from sampling import check_sampling
+
+MAX_LEN = 10_000_000  # tokens; more is a slip of the hand
+
+
+def parse(argv: list[str]) -> Namespace:
+    parser = cli.Parser(prog="python sample.py", description=__doc__)
+    add = parser.add_argument
+    add("--out_dir", help="run folder or checkpoint (default: the newest run in out/)")
+    add("--max_len", default="1x", help="length of the text in tokens, prompt included: 1024, or 4x"
+        " the trained length (default: 1x)")  # fmt: skip
+    add("--prompt", help="text to go on from (default: a line break, or the end-of-text token)")
+    add("--prompt_file", metavar="F", help="a UTF-8 file to go on from")
+    add("--rope_scaling", help="none, linear, ntk, ntk_by_parts, yarn, llama3; or dynamic_...")
+    add("--rope_factor", default="auto", help="how far to scale (default: auto, max_len / trained "
+        "length)")  # fmt: skip
+    add("--beyond", help="past the trained length: extend, interpolate or slide")
+    add("--num_samples", type=int, default=1, help="texts, each with a seed of its own (default 1)")
+    add("--temperature", type=float, default=0.8, help="0: always the likeliest (default 0.8)")
+    add("--top_k", type=int, help="choose among the k likeliest tokens")
+    add("--top_p", type=float, help="choose among the likeliest tokens of this mass, 0 to 1")
+    add("--seed", type=int, default=1337, help="of the choices (default 1337)")
+    add("--device", default="auto", help="auto, cpu, cuda, mps")
+    args = parser.parse_args(argv)
+    check_sampling(args.temperature, args.top_k, args.top_p)
+    if args.num_samples < 1:
+        raise ValueError(f"num_samples is {args.num_samples}; it must be at least 1")
+    if not 0 <= args.seed < 2**63:
+        raise ValueError(f"seed is {args.seed}; it must be from 0 to below 2**63")
+    if args.prompt is not None and args.prompt_file is not None:
+        raise ValueError("prompt and prompt_file are both given; choose one")
+    return args
+
+
+def length_of(text: str, trained: int) -> int:
+    """Tokens meant by --max_len: `1024`, or `4x` the trained length."""
+    meant = re.fullmatch(r"([0-9]{1,9})(x?)", text)  # ASCII digits alone: int() takes others too
+    length = int(meant[1]) * (trained if meant[2] else 1) if meant else 0
+    if not 1 <= length <= MAX_LEN:
+        rule = f"tokens (1024) or trained lengths (4x), from 1 to {MAX_LEN:,} tokens"
+        raise ValueError(f"max_len is {text!r}; it must be {rule}")
+    return length
+
+
+def factor_of(text: str) -> float | None:
+    try:
+        return None if text == "auto" else float(text)
+    except ValueError:
+        raise ValueError(f"rope_factor is {text!r}; it must be auto or a number") from None
+
+
+def stretched(config: GPTConfig, args: Namespace, max_len: int) -> GPTConfig:
+    """The config that the flags ask for; an automatic factor is max_len / trained length."""
+    overrides = {}
+    if args.beyond is not None:
+        overrides["beyond"] = args.beyond
+    if args.rope_scaling is not None:
+        overrides["rope_scaling"] = args.rope_scaling
+    scaling = args.rope_scaling or "none"
+    if factor_of(args.rope_factor) is not None:
+        overrides["rope_factor"] = factor_of(args.rope_factor)
+    elif scaling != "none" and not scaling.startswith("dynamic_"):
+        overrides["rope_factor"] = max(1.0, max_len / config.train_len)
+    return checkpoint.adapt(config, **overrides)
+
+
+def prompt_of(args: Namespace, tokenizer: Tokenizer) -> list[int]:
+    """Token ids to go on from; an empty prompt is the start of a document, and said so."""
+    text = args.prompt
+    if args.prompt_file is not None:
+        try:
+            text = Path(args.prompt_file).read_bytes().decode()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{args.prompt_file} is not UTF-8 at byte {error.start}") from None
+        except OSError as error:
+            raise ValueError(f"prompt_file {args.prompt_file}: {error.strerror}") from None
+    if text:
+        return tokenizer.encode(text).tolist()
+    if tokenizer.end_of_text is not None:
+        start, name = [tokenizer.end_of_text], "the end-of-text token"
+    else:
+        start, name = tokenizer.encode("\n").tolist(), "a line break"
+    if text is not None:
+        print(f"the prompt is empty: starting from {name}", file=sys.stderr)
+    return start
+
+
+class Stream:
+    """Text on stdout as its tokens come; where the trained length ends is marked on stderr."""
+
+    def __init__(self, tokenizer: Tokenizer, trained: int):
+        self.tokenizer, self.trained, self.count = tokenizer, trained, 0
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def put(self, token: int) -> None:
+        if self.count == self.trained:
+            sys.stdout.flush()
+            print(f"\n[{self.trained} tokens: the trained length ends here]", file=sys.stderr)
+        self.count += 1
+        known = token < self.tokenizer.vocab_size  # a padded vocabulary has more rows than tokens
+        raw = self.tokenizer.decode_bytes([token]) if known else b"\xff"
+        print(self.decoder.decode(raw), end="", flush=True)
+
+    def end(self) -> None:
+        print(self.decoder.decode(b"", final=True), flush=True)
+
+
+def sample(model: GPT, prompt: list[int], max_len: int, stream: Stream, args: Namespace, seed: int):
+    """Print one text of max_len tokens. Returns the seconds that its new tokens took."""
+    idx = torch.tensor([prompt], device=next(model.parameters()).device)
+    choice = torch.Generator().manual_seed(seed)
+    for token in prompt:
+        stream.put(token)
+    began = time.monotonic()
+    new = max_len - len(prompt)
+    for token in model.generate(idx, new, args.temperature, args.top_k, args.top_p, choice):
+        stream.put(token)
+    stream.end()
+    return time.monotonic() - began
+
+
+def main(argv: list[str]) -> None:
+    args = parse(argv)
+    state = checkpoint.read(args.out_dir or checkpoint.newest_run())
+    config = checkpoint.config_of(state)
+    trained = config.block_size
+    max_len = length_of(args.max_len, trained)
+    config = stretched(config, args, max_len)
+    tokenizer = from_meta(state["tokenizer"])
+    prompt = prompt_of(args, tokenizer)
+    if len(prompt) >= max_len:
+        raise ValueError(f"the prompt has {len(prompt)} tokens and max_len is {max_len}; "
+                         "shorten the one or raise the other")  # fmt: skip
+    model = checkpoint.build(state, config).eval().to(pick_device(args.device))
+    model.check_length(max_len)
+    how = f"rope_scaling {config.rope_scaling}, beyond {config.beyond}"
+    where = f"{state['path']}, step {state['iter']}"
+    print(f"{where}: pos {config.pos}, trained at {trained}; {how}", file=sys.stderr)
+    for i in range(args.num_samples):
+        if args.num_samples > 1:
+            print(f"[sample {i + 1} of {args.num_samples}]", file=sys.stderr)
+        stream = Stream(tokenizer, trained)
+        seconds = sample(model, prompt, max_len, stream, args, args.seed + i)
+        new = max_len - len(prompt)
+        print(f"[{new} tokens in {seconds:.1f} s, {new / seconds:.0f} a second]", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    cli.end(main)
