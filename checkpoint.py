@@ -76,13 +76,15 @@ def read_file(path: Path) -> dict:
     body = memoryview(raw)[:-LINE_BYTES]
     if hashlib.sha256(body).hexdigest() != line[2].decode():
         raise CheckpointError(f"{path} is damaged: its SHA-256 does not match")
-    if int(line[1]) > FORMAT:
-        raise CheckpointError(f"{path} has format {int(line[1])}, newer than this code's {FORMAT}")
+    if int(line[1]) != FORMAT:
+        raise CheckpointError(f"{path} has format {int(line[1])}; this code reads {FORMAT}")
     try:
         state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
     except Exception as error:  # nine types of them; the hash matched, so it was written like this
         code = "contains code" if "eights only" in str(error) else "cannot be unpacked"
         raise CheckpointError(f"{path} was not loaded: it {code}") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} was not loaded: it holds no run")
     return state | {"sha256": line[2].decode(), "path": str(path)}
 
 
@@ -123,6 +125,8 @@ def adapt(config: GPTConfig, **overrides) -> GPTConfig:
 def build(state: dict, config: GPTConfig) -> GPT:
     """A model of this config with the weights of a state; CheckpointError where they do not fit."""
     model = GPT(config)
+    if not isinstance(state.get("model"), dict):
+        raise CheckpointError(f"{state['path']} holds no weights")
     _check(state["model"], model.state_dict(), state["path"])
     model.load_state_dict(state["model"])
     return model

@@ -14,11 +14,12 @@ import cli
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """auto: cuda, else mps, else cpu. ValueError where torch does not see the one asked for."""
     seen = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    seen["cpu"] = True
     if name == "auto":
-        name = next((kind for kind, there in seen.items() if there), "cpu")
-    device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
-    if not seen.get(device.type, True):
+        name = next(kind for kind, there in seen.items() if there)
+    if not seen.get(name.partition(":")[0]):
         raise ValueError(f"device is {name!r}, which torch does not see here; try auto or cpu")
+    device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
     if device.type == "cuda":
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")  # TF32 where float32 is left

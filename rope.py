@@ -89,7 +89,11 @@ def yarn(
     _check_ends(beta_slow=beta_slow, beta_fast=beta_fast)
     if attention_factor is None:
         attention_factor = 0.1 * math.log(factor) + 1
+    if not 0 < attention_factor < math.inf:
+        raise ValueError(f"attention_factor is {attention_factor}; it must be finite and above 0")
     if ramp == "rotations":
+        if not truncate:
+            raise ValueError("truncate is False; leave it out with ramp 'rotations'")
         by_parts = ntk_by_parts(
             head_dim, theta, factor, train_len, beta_fast=beta_fast, beta_slow=beta_slow
         )
@@ -163,7 +167,7 @@ def frequencies(
     multiplies the logits. Raises ValueError that names the setting at fault.
     """
     known = settings(scaling)
-    for name in knobs.keys() - known.keys():
+    for name in sorted(knobs.keys() - known.keys()):
         raise ValueError(f"scaling {scaling!r} has no {name}; it has {', '.join(known) or 'none'}")
     if head_dim < 2 or head_dim % 2:
         raise ValueError(f"head_dim is {head_dim}; rotation needs an even number of channels")
@@ -173,8 +177,8 @@ def frequencies(
         raise ValueError(f"factor is {factor}; it must be finite and at least 1")
     if train_len is None and scaling not in ("none", "linear", "ntk"):
         raise ValueError(f"train_len is missing; scaling {scaling!r} needs the trained length")
-    if train_len is not None and train_len < 1:
-        raise ValueError(f"train_len is {train_len}; it must be at least 1")
+    if train_len is not None and not 1 <= train_len < math.inf:
+        raise ValueError(f"train_len is {train_len}; it must be finite and at least 1")
     return SCALINGS[scaling](head_dim, theta, factor, train_len, **knobs)
 
 
@@ -197,16 +201,23 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str = "half") -> Tensor:
     """
     if layout not in ("half", "interleaved"):
         raise ValueError(f"layout is {layout!r}; it must be 'half' or 'interleaved'")
+    assert 2 * cos.size(-1) <= x.size(-1), "the table has more planes than the head"
     turning, rest = x.tensor_split((2 * cos.size(-1),), -1)
     turning = turning.to(torch.promote_types(x.dtype, torch.float32))
     if layout == "half":
         a, b = turning.chunk(2, -1)  # (..., T, F) each
         turned = torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
-    elif torch.compiler.is_compiling():  # the compiler knows no complex numbers
+    elif torch.compiler.is_compiling() or not _viewable(turning):
         a, b = turning.unflatten(-1, (-1, 2)).unbind(-1)
         turned = torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
-    else:  # a third of the time of the real form on CPU
+    else:  # a third of the time of the real form on CPU, but the compiler knows no complex numbers
         z = torch.view_as_complex(turning.unflatten(-1, (-1, 2)))  # (..., T, F) complex
         turned = torch.view_as_real(z * torch.complex(cos, sin)).flatten(-2)
     turned = turned.type_as(x)
     return torch.cat((turned, rest), -1) if rest.size(-1) else turned
+
+
+def _viewable(x: Tensor) -> bool:
+    """Whether neighbouring channels lie in memory as complex numbers do."""
+    *strides, last = x.stride()
+    return last == 1 and not any(n % 2 for n in (x.storage_offset(), *strides))

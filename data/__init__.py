@@ -152,9 +152,9 @@ def batch(
         name = Path(getattr(tokens, "filename", None) or "the split").name
         have = f"{name} has {len(tokens)} tokens"
         raise DataError(f"{have}, block_size {block_size} needs {block_size + 1}")
-    draw = np.random.default_rng([seed, step, micro])
+    draw = np.random.default_rng([seed, step])
     # Drawn with replacement, over the borders of documents: as nanoGPT trains.
-    starts = draw.integers(len(tokens) - block_size, size=batch_size)  # the last start included
+    starts = draw.integers(len(tokens) - block_size, size=(micro + 1) * batch_size)[-batch_size:]
     windows = tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)  # (B, T + 1)
     return windows[:, :-1].copy(), windows[:, 1:].copy()
 

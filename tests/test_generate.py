@@ -23,11 +23,12 @@ VARIANTS = [
     {"pos": "rope", "beyond": "slide", "rope_layout": "interleaved", "rope_fraction": 0.5},
 ]
 every_encoding = pytest.mark.parametrize("settings", [*encodings(), *VARIANTS], ids=name)
-every_n_kv_head = pytest.mark.parametrize("n_kv_head", [4, 2, 1])
 
 
 @pytest.fixture(autouse=True)
-def no_grad():
+def one_thread_and_no_grad():
+    """Models this small only lose time to a second thread."""
+    torch.set_num_threads(1)
     with torch.no_grad():
         yield
 
@@ -44,8 +45,10 @@ def full_logits(model, idx, prompt=3):
 # ---- cached equals whole
 
 
-@every_n_kv_head
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance", "n_kv_head"),
+    [(torch.float64, 1e-12, 4), (torch.float64, 1e-12, 1), (torch.float32, 1e-5, 2)],
+)
 @every_encoding
 def test_cached_logits_are_those_of_a_full_forward_at_each_length(
     settings, dtype, tolerance, n_kv_head
@@ -78,7 +81,7 @@ def test_a_short_text_after_a_long_one_is_read_as_by_a_fresh_model(settings):
     assert greedy[0] == greedy[1]
 
 
-@every_n_kv_head
+@pytest.mark.parametrize("n_kv_head", [4, 2, 1])
 @pytest.mark.parametrize(
     "settings",
     [s for s in encodings() if s["beyond"] == "extend" and "dynamic" not in name(s)],
@@ -238,8 +241,9 @@ def test_the_distribution_is_that_of_transformers(temperature, top_k, top_p, mon
         expected = reference(logits, temperature, top_k, top_p)
         drawn_from = seen.pop()
         drawn_from = drawn_from / drawn_from.sum()  # as multinomial does
-        assert torch.equal(drawn_from > 0, expected > 0)
-        torch.testing.assert_close(drawn_from, expected, rtol=1e-12, atol=0)
+        matters = (expected == 0) | (expected > 1e-15)  # the rest is lost in rounding
+        assert torch.equal((drawn_from > 0)[matters], (expected > 0)[matters])
+        torch.testing.assert_close(drawn_from, expected, rtol=1e-12, atol=1e-15)
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.8}, {"temperature": 2.0}])

@@ -51,9 +51,9 @@ def test_imports_run_one_way(path):
 
 
 @pytest.mark.parametrize("path", ROOMS, ids=lambda p: p.name)
-def test_a_room_stays_under_300_lines_and_a_function_under_40(path):
+def test_a_room_stays_within_300_lines_and_a_function_under_40(path):
     text = path.read_text()
-    assert text.count("\n") < 300
+    assert text.count("\n") <= 300
     functions = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef)]
     assert all(n.end_lineno - n.lineno < 40 for n in functions)
 

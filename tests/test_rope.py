@@ -420,12 +420,7 @@ def test_heads_split_off_a_fused_projection_rotate_as_contiguous_ones(layout, dt
     torch.testing.assert_close(rotate(key, cos, sin, layout), contiguous)
 
 
-VIEW_AS_COMPLEX = pytest.mark.xfail(
-    raises=RuntimeError, strict=True, reason="torch.view_as_complex refuses such strides"
-)
-
-
-@pytest.mark.parametrize("layout", ["half", pytest.param("interleaved", marks=VIEW_AS_COMPLEX)])
+@pytest.mark.parametrize("layout", ["half", "interleaved"])
 @pytest.mark.parametrize(
     "x",
     [gaussian(2, 8, 5).mT, gaussian(2, 5, 9), gaussian(2 * 5 * 8 + 1)[1:].view(2, 5, 8)],

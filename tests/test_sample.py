@@ -1,0 +1,199 @@
+"""Sampling as a user meets it: right lengths, text alone on stdout, an answer to every mistake."""
+
+import io
+import re
+import sys
+
+import pytest
+import torch
+
+import checkpoint
+import cli
+import sample
+from data.tokenizer import Char, train_bpe
+from model import GPT, GPTConfig
+
+TEXT = "to be or not to be, that is the question:\n"
+SMALL = {"block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 16}
+
+
+@pytest.fixture
+def model_in(tmp_path):
+    """Make a run folder with an untrained model, by encoding and tokenizer."""
+
+    def make(pos: str = "rope", tokenizer=None, **more) -> str:
+        tokenizer, folder = tokenizer or Char(TEXT), tmp_path / pos
+        folder.mkdir()
+        torch.manual_seed(0)
+        config = GPTConfig(**SMALL | {"vocab_size": tokenizer.vocab_size, "pos": pos} | more)
+        state = checkpoint.describe(GPT(config))
+        checkpoint.save(folder, state | {"iter": 0, "tokenizer": tokenizer.to_meta()})
+        return f"--out_dir={folder}"
+
+    return make
+
+
+def test_the_text_has_the_length_asked_for_and_stdout_has_nothing_else(model_in, capsys):
+    sample.main([model_in(), "--max_len=4x", "--prompt=to be"])
+    text, said = capsys.readouterr()
+    assert text.startswith("to be")
+    assert len(text) == 4 * 16 + 1  # and the line break that ends it
+    assert "[16 tokens: the trained length ends here]" in said
+    assert re.search(r"\[59 tokens in \d+\.\d s, \d+ a second\]", said)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--max_len=16"],
+        ["--max_len=33", "--rope_scaling=yarn"],
+        ["--max_len=4x", "--rope_scaling=linear", "--rope_factor=8"],
+        ["--max_len=4x", "--rope_scaling=dynamic_yarn"],
+        ["--max_len=4x", "--rope_scaling=dynamic_ntk"],
+        ["--max_len=4x", "--beyond=slide"],
+        ["--max_len=4x", "--temperature=0"],
+        ["--max_len=2x", "--top_k=3", "--top_p=0.9", "--temperature=1e-45"],
+        ["--max_len=2x", "--top_k=1000000"],
+        ["--max_len=2x", "--top_p=0"],
+    ],
+)
+def test_every_way_past_the_trained_length(model_in, capsys, flags):
+    sample.main([model_in(), *flags])
+    length = {"16": 16, "33": 33, "2x": 32, "4x": 64}[flags[0].partition("=")[2]]
+    assert len(capsys.readouterr().out) == length + 1
+
+
+@pytest.mark.parametrize("scaling", ["none", "linear", "ntk", "yarn", "dynamic_yarn"])
+def test_the_text_is_that_of_full_forward_passes(model_in, capsys, scaling):
+    """Greedy text against an argmax chain, at the factor that `auto` promises."""
+    flag = model_in()
+    sample.main([flag, "--max_len=3x", "--temperature=0", f"--rope_scaling={scaling}"])
+    folder, static = flag.partition("=")[2], scaling in ("linear", "ntk", "yarn")
+    factor = {"rope_factor": 3.0} if static else {}
+    model, _ = checkpoint.load(folder, rope_scaling=scaling, **factor)
+    tokenizer = Char(TEXT)
+    ids = tokenizer.encode("\n").tolist()
+    while len(ids) < 48:
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    assert capsys.readouterr().out == tokenizer.decode(ids) + "\n"
+
+
+def test_a_seed_decides_and_samples_differ(model_in, capsys):
+    flags = [model_in(), "--num_samples=2", "--max_len=40"]
+    sample.main(flags)
+    first, said = capsys.readouterr()
+    sample.main(flags)
+    assert capsys.readouterr().out == first
+    assert first[:41] != first[41:]
+    assert "[sample 2 of 2]" in said
+    sample.main([*flags, "--seed=7"])
+    assert capsys.readouterr().out != first
+
+
+@pytest.mark.parametrize("pos", ["sinusoidal", "alibi", "none"])
+def test_other_encodings_read_on_too(model_in, capsys, pos):
+    sample.main([model_in(pos), "--max_len=4x"])
+    assert len(capsys.readouterr().out) == 65
+
+
+def test_learned_refuses_in_one_line_and_works_with_its_two_policies(model_in, capsys):
+    flag = model_in("learned")
+    assert mistake([flag, "--max_len=4x"]) == (
+        "learned positions end at 16, the trained length; asked for 64. Ask for 16 at most, set "
+        "beyond to 'interpolate' or 'slide', or take a model with pos 'rope'"
+    )
+    for policy in ("slide", "interpolate"):
+        sample.main([flag, "--max_len=4x", f"--beyond={policy}"])
+        assert len(capsys.readouterr().out) == 65
+    sample.main([flag, "--max_len=1x"])
+
+
+def test_byte_pairs_stream_whole_characters(model_in, capsys):
+    tokenizer = train_bpe([TEXT * 3 + "naïve ☃ " * 20], 270)
+    flag = model_in(tokenizer=tokenizer, vocab_size=tokenizer.vocab_size + 7)  # padded, as GPT-2's
+    sample.main([flag, "--max_len=2x", "--prompt=naïve ☃ <|endoftext|>"])
+    assert capsys.readouterr().out.startswith("naïve ☃ <|endoftext|>")
+    sample.main([flag, "--prompt="])
+    assert "starting from the end-of-text token" in capsys.readouterr().err
+
+
+def mistake(argv: list[str]) -> str:
+    with pytest.raises(Exception, match=r"^.+$") as caught:  # one line
+        sample.main(argv)
+    assert cli.exit_code(caught.value) in (cli.USAGE, cli.DATA, cli.CHECKPOINT)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        *((["--max_len=" + bad], f"max_len is {bad!r}; it must be tokens (1024) or") for bad in
+          ("0x", "0", "-1", "abc", "", "1e3", "nan", "4.5x", "٤", "x", "4X", "99999999")),
+        (["--prompt=to be ☃"], "character '☃' (U+2603) at position 6 is not among the"),
+        (["--prompt=" + "to be " * 5], "the prompt has 30 tokens and max_len is 16"),
+        (["--prompt=to be", "--max_len=5"], "the prompt has 5 tokens and max_len is 5"),
+        (["--prompt=a", "--prompt_file=b"], "prompt and prompt_file are both given"),
+        (["--prompt_file=nowhere"], "prompt_file nowhere: No such file or directory"),
+        (["--temperature=-1"], "temperature is -1.0"),
+        (["--temperature=nan"], "temperature is nan"),
+        (["--temperature=hot"], "argument --temperature: invalid float value: 'hot'"),
+        (["--top_k=0"], "top_k is 0; it must be at least 1"),
+        (["--top_p=1.5"], "top_p is 1.5; it must be from 0"),
+        (["--num_samples=0"], "num_samples is 0"),
+        (["--seed=-1"], "seed is -1"),
+        (["--rope_scaling=yam"], "rope_scaling is 'yam'; it must be one of none, linear"),
+        (["--rope_scaling=yarn", "--rope_factor=x"], "rope_factor is 'x'; it must be auto or a"),
+        (["--rope_scaling=yarn", "--rope_factor=0.5"], "rope_factor is 0.5; it must be at least 1"),
+        (["--rope_scaling=yarn", "--rope_factor=nan"], "rope_factor is nan; it must be a finite"),
+        (["--rope_factor=4"], "rope_factor is 4.0; it must be left out"),
+        (["--beyond=interpolate"], "beyond is 'interpolate'; it must be extend or slide"),
+        (["--device=cuda:99"], "device is 'cuda:99', which torch does not see here"),
+        (["--device=tpu"], "device is 'tpu'"),
+        (["--max"], "unrecognized arguments: --max; --help lists all flags"),
+    ],
+    ids=lambda v: " ".join(v)[:30],
+)  # fmt: skip
+def test_every_mistake_has_its_answer(model_in, flags, words):
+    assert words in mistake([model_in(), *flags])
+
+
+def test_scaling_what_does_not_rotate_is_refused(model_in):
+    assert "rope_scaling is 'yarn'; it must be left out" in mistake(
+        [model_in("alibi"), "--rope_scaling=yarn"]
+    )
+
+
+def test_a_prompt_file_must_be_utf8(model_in, tmp_path, capsys):
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(b"to \xff")
+    assert "prompt.txt is not UTF-8 at byte 3" in mistake([model_in(), f"--prompt_file={file}"])
+    file.write_text("to be")
+    sample.main([f"--out_dir={tmp_path / 'rope'}", f"--prompt_file={file}"])
+    assert capsys.readouterr().out.startswith("to be")
+
+
+def test_the_newest_run_is_taken_and_none_is_named(model_in, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert mistake([]) == "no run in out/ yet; python train.py configs/rope.py makes one"
+    flag = model_in()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "rope").rename(tmp_path / "out/rope")
+    sample.main([])
+    assert capsys.readouterr().err.startswith("out/rope/ckpt.pt, step 0")
+    assert "No such file" in mistake([flag])
+
+
+def test_a_reader_that_goes_away_is_no_error(model_in, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, _):
+            raise BrokenPipeError
+
+        def fileno(self):
+            return null.fileno()
+
+    with open("/dev/null", "w") as null:
+        monkeypatch.setattr(sys, "stdout", Closed())
+        monkeypatch.setattr(sys, "argv", ["sample.py", model_in()])
+        with pytest.raises(SystemExit) as ended:
+            cli.end(sample.main)
+    assert ended.value.code == cli.DONE
