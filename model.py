@@ -7,7 +7,7 @@ and values), D head_dim, V vocabulary.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from typing import get_type_hints
 
@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attention import Attention, KVCache, Scene
 from positions import INIT_STD, POSITIONS, require
 from sampling import check_sampling, sample_token
 
@@ -25,10 +26,10 @@ class GPTConfig:
 
     block_size: int = 256  # tokens in a training window: the trained length
     vocab_size: int | None = None  # tokens the model knows (None: as many as the tokenizer)
-    n_layer: int = 6  # Transformer blocks
-    n_head: int = 6  # query heads
+    n_layer: int = 4  # Transformer blocks
+    n_head: int = 4  # query heads
     n_kv_head: int | None = None  # key and value heads, shared by the query heads (None: n_head)
-    n_embd: int = 192  # channels of the residual stream
+    n_embd: int = 128  # channels of the residual stream
     dropout: float = 0.0  # share of activations dropped in training
     bias: bool = False  # biases in linear and norm layers, as GPT-2 has them
     pos: str = "rope"  # position encoding: learned, sinusoidal, rope, alibi or none
@@ -84,68 +85,12 @@ def check_types(config) -> None:
     for field in fields(config):
         kinds = getattr(hints[field.name], "__args__", (hints[field.name],))
         value = getattr(config, field.name)
-        if type(value) is int and float in kinds:
+        if type(value) is int and float in kinds and abs(value) < 2**1023:
             value = float(value)
             object.__setattr__(config, field.name, value)
         require(type(value) in kinds, config, field.name, f"of type {kinds[0].__name__}")
         finite = type(value) is not float or math.isfinite(value)
         require(finite, config, field.name, "a finite number")
-
-
-class KVCache:
-    """Keys (as rotated) and values of the tokens read so far: (B, H_kv, size, D) a layer."""
-
-    def __init__(self, size: int):
-        self.size = size
-        self.length = 0
-        self.view: object = None  # what its content depends on: see GPT.generate
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
-
-    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Hold k and v (B, H_kv, T, D) of the tokens read now; returns all (B, H_kv, S, D)."""
-        end = self.length + k.size(2)
-        if end > self.size:
-            raise ValueError(f"the cache holds {self.size} positions; asked for {end}")
-        if layer not in self.layers:
-            shape = (*k.shape[:2], self.size, k.size(3))
-            self.layers[layer] = k.new_empty(shape), v.new_empty(shape)
-        for store, new in zip(self.layers[layer], (k, v), strict=True):
-            store[:, :, self.length : end] = new
-        return tuple(store[:, :, :end] for store in self.layers[layer])
-
-
-@dataclass
-class Scene:
-    """What all layers share in one forward pass."""
-
-    rotate: Callable[[Tensor], Tensor]
-    mask: Tensor | None  # added to the scores, or True where a key is seen; None: plain causal
-    scale: float
-    cache: KVCache | None
-
-
-class Attention(nn.Module):
-    def __init__(self, config: GPTConfig, layer: int):
-        super().__init__()
-        self.config, self.layer = config, layer
-        kv = config.kv_heads * config.head_dim
-        self.c_attn = nn.Linear(config.n_embd, config.n_embd + 2 * kv, bias=config.bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-
-    def forward(self, x: Tensor, scene: Scene) -> Tensor:
-        c = self.config
-        heads = self.c_attn(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
-        q, k, v = heads.split((c.n_head, c.kv_heads, c.kv_heads), 1)  # (B, H, T, D)
-        q, k = scene.rotate(q), scene.rotate(k)
-        if scene.cache is not None:
-            k, v = scene.cache.append(self.layer, k, v)  # (B, H_kv, S, D)
-        dropout, causal = c.dropout * self.training, scene.mask is None and q.size(2) > 1
-        gqa = c.kv_heads != c.n_head
-        y = F.scaled_dot_product_attention(
-            q, k, v, scene.mask, dropout, causal, scale=scene.scale, enable_gqa=gqa
-        )
-        y = y.transpose(1, 2).flatten(2)  # (B, T, C)
-        return F.dropout(self.c_proj(y), c.dropout, self.training)
 
 
 class MLP(nn.Module):
@@ -218,11 +163,13 @@ class GPT(nn.Module):
 
     def hidden(self, idx: Tensor, cache: KVCache | None = None) -> Tensor:
         """Token ids (B, T) that follow those in the cache -> what the head reads, (B, T, C)."""
-        if self.config.beyond == "slide" and idx.size(1) > self.config.block_size:
+        if cache is None and self._view(idx.size(1))[0]:
             return self._slide(idx)
         start = cache.length if cache is not None else 0
         length = start + idx.size(1)
         self.check_length(length)
+        if cache is not None and self._view(length) != (0, self.position.stretch(start or length)):
+            raise ValueError(f"a cache of {start} tokens is stale at {length}; generate refills it")
         positions = torch.arange(start, length, device=idx.device)
         x = self.position.embed(self.wte(idx), positions, length)
         x = F.dropout(x, self.config.dropout, self.training)
@@ -281,6 +228,8 @@ class GPT(nn.Module):
         if self.training and self.config.dropout:
             raise ValueError("the model is in training mode, with dropout; call model.eval() first")
         check_sampling(temperature, top_k, top_p)
+        if max_new_tokens < 0:
+            raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
         start, end = idx.size(1), idx.size(1) + max_new_tokens
         self.check_length(end - 1)
         idx = torch.cat((idx, idx.new_zeros(1, max_new_tokens)), 1)
@@ -291,10 +240,14 @@ class GPT(nn.Module):
             idx[0, length] = token
             yield token
 
-    def _next_logits(self, idx: Tensor, cache: KVCache) -> Tensor:
+    def _view(self, length: int) -> tuple[int, float]:
+        """What all that is computed at a length rests on: its first token, and the stretch."""
         slides = self.config.beyond == "slide"
-        first = max(0, idx.size(1) - self.config.block_size) if slides else 0
-        view = first, self.position.stretch(idx.size(1))
+        first = max(0, length - self.config.block_size) if slides else 0
+        return first, self.position.stretch(length - first)
+
+    def _next_logits(self, idx: Tensor, cache: KVCache) -> Tensor:
+        view = self._view(idx.size(1))
         if view != cache.view:  # what it holds was computed for other positions
             cache.length, cache.view = 0, view
-        return self.logits(self.hidden(idx[:, first + cache.length :], cache)[0, -1])
+        return self.logits(self.hidden(idx[:, view[0] + cache.length :], cache)[0, -1])

@@ -121,6 +121,11 @@ class Sinusoidal(Position):
 
     BEYOND = ("extend", "interpolate", "slide")
 
+    @classmethod
+    def check(cls, config) -> None:
+        super().check(config)
+        require(config.n_embd % 2 == 0, config, "n_embd", "even, for a sine and a cosine each")
+
     def stretch(self, length: int) -> float:
         interpolates = self.config.beyond == "interpolate"
         return max(1.0, length / self.config.block_size) if interpolates else 1.0
@@ -157,7 +162,7 @@ class Rope(Position):
             value = getattr(config, name)
             require(value is None or value >= 1, config, name, "at least 1")
         require(0 < config.rope_fraction <= 1, config, "rope_fraction", "above 0, at most 1")
-        cls(config)  # rope.frequencies refuses the rest
+        cls(config).frequencies(config.block_size)  # rope.frequencies refuses the rest
 
     @staticmethod
     def settings(config) -> set[str]:
