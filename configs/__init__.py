@@ -25,7 +25,7 @@ class Config(GPTConfig):
     init_from: str | None = None  # run folder or checkpoint whose weights to start from
     resume: bool = False  # continue the run in its folder
     overwrite: bool = False  # start anew in a folder that holds a run
-    max_iters: int = 1500  # optimizer steps
+    max_iters: int = 1200  # optimizer steps
     batch_size: int = 16  # windows in a micro-step
     gradient_accumulation_steps: int = 1  # micro-steps in a step, over all processes
     learning_rate: float = 2e-3  # peak of the schedule
@@ -36,7 +36,7 @@ class Config(GPTConfig):
     beta1: float = 0.9  # AdamW's
     beta2: float = 0.99  # AdamW's
     grad_clip: float = 1.0  # largest norm of the gradient (0: no clipping)
-    eval_interval: int = 250  # steps between two evaluations, and two checkpoints
+    eval_interval: int = 200  # steps between two evaluations, and two checkpoints
     eval_tokens: int = 32768  # held-out tokens in an evaluation, the same at every length
     log_interval: int = 50  # steps between two lines
     device: str = "auto"  # auto, cpu, cuda, cuda:1, mps
