@@ -4,7 +4,7 @@ import json
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import torch
 import torch.distributed as dist
@@ -33,9 +33,9 @@ class Run:
     forward: nn.Module  # the model, compiled and synchronised
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    run_id: str  # readable, since wandb names folders by it
     iter: int = 0  # optimizer steps done
     skipped: int = 0  # the last ones of them that float16 overflow left without effect
-    run_id: str = field(default_factory=lambda: time.strftime("%Y%m%d-%H%M%S"))
 
     @property
     def autocast(self):
@@ -165,7 +165,9 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     forward = DistributedDataParallel(forward) if world > 1 else forward
     optimizer = make_optimizer(config, model, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    run = Run(config, dataset, device, dtype, rank, world, model, forward, optimizer, scaler)
+    run_id = f"{config.folder.name}-{time.strftime('%m%d-%H%M%S')}"
+    machine = device, dtype, rank, world
+    run = Run(config, dataset, *machine, model, forward, optimizer, scaler, run_id)
     if config.resume:
         optimizer.load_state_dict(state["optimizer"])
         scaler.load_state_dict(state["scaler"])

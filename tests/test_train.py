@@ -323,7 +323,7 @@ def test_offline_wandb_holds_the_same_curves(flags, tmp_path, monkeypatch):
     for name in ("WANDB_API_KEY", "WANDB_MODE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
-    folder = run(flags, "--wandb=auto", "--name=curves")
+    folder = run(flags, "--wandb=auto", folder=tmp_path / "curves")
     (kept,) = (tmp_path / "wandb").glob("offline-run-*")
     assert "curves" in kept.name
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", "--json", str(kept)]
