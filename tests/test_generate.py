@@ -265,3 +265,25 @@ def test_sampling_leaves_the_logits_as_they_were(settings):
 
 def test_every_encoding_is_covered():
     assert {settings["pos"] for settings in encodings()} == set(POSITIONS)
+
+
+@pytest.mark.parametrize(
+    ("settings", "first", "more"),
+    [
+        ({"pos": "rope", "rope_scaling": "dynamic_yarn"}, L, 1),
+        ({"pos": "learned", "beyond": "interpolate"}, L, 1),
+        ({"pos": "rope", "beyond": "slide"}, L, 1),
+        ({"pos": "rope", "beyond": "slide"}, 0, L + 1),
+    ],
+)
+def test_a_stale_cache_is_refused_not_read(settings, first, more):
+    model, cache = tiny(**settings), KVCache(4 * L)
+    if first:
+        model.hidden(tokens(first), cache)
+    with pytest.raises(ValueError, match=r"a cache of .* tokens is stale at"):
+        model.hidden(tokens(more), cache)
+
+
+def test_a_negative_number_of_tokens_is_refused():
+    with pytest.raises(ValueError, match="max_new_tokens is -1; it must be 0 or more"):
+        next(tiny(pos="rope").generate(tokens(3), -1))
