@@ -72,9 +72,12 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
-def _off(error: Exception | str, path: Path) -> None:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    print(f"wandb off: {reason}; logging to {path} only", file=sys.stderr)
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _off(error: Exception, path: Path) -> None:
+    print(f"wandb off: {_reason(error)}; logging to {path} only", file=sys.stderr)
 
 
 def open_wandb(config: dict, run_id: str, job_type: str, path: Path):
@@ -90,13 +93,14 @@ def open_wandb(config: dict, run_id: str, job_type: str, path: Path):
     try:
         import wandb  # noqa: PLC0415 - half a second that a run without it should not pay
 
-        if mode is None:
-            mode = "online" if wandb.login(prompt=False) else "offline"
-        if mode == "online":
-            try:
-                return _init(wandb, config, run_id, job_type, mode)
-            except wandb.Error as error:
-                print(f"wandb offline: {error}", file=sys.stderr)
+        try:
+            if mode is None:
+                mode = "online" if wandb.login(prompt=False) else "offline"
+            return _init(wandb, config, run_id, job_type, mode)
+        except wandb.Error as error:
+            if mode == "offline":
+                raise
+            print(f"wandb offline: {_reason(error)}", file=sys.stderr)
         return _init(wandb, config, run_id, job_type, "offline")
     except Exception as error:  # not installed, folder not writable, ...: a mirror ends no run
         return _off(error, path)

@@ -44,7 +44,8 @@ def processes() -> Iterator[tuple[int, int, int]]:
     if "RANK" not in os.environ:
         yield 0, 1, 0
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend)
     try:
         yield dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])
     finally:

@@ -348,3 +348,18 @@ def test_a_run_goes_on_where_wandb_cannot(flags, tmp_path, monkeypatch, capsys):
     run(flags, "--wandb=auto")
     assert "wandb off: " in capsys.readouterr().err
     assert time.monotonic() - began < 10
+
+
+def test_a_key_without_a_server_ends_up_offline_within_seconds(
+    flags, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # closed
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    began = time.monotonic()
+    run(flags, "--wandb=auto")
+    assert time.monotonic() - began < 60
+    said = capsys.readouterr().err
+    assert "wandb offline: " in said
+    assert "wandb off: " not in said
