@@ -121,10 +121,12 @@ def check_resume(config: Config, dataset: data.Dataset, state: dict) -> Config:
         if dataset.fingerprint[split] != digest:
             name = config.data_root / config.dataset / f"{split}.bin"
             raise data.DataError(f"{name} changed since the checkpoint (its sha256 differs)")
-    if state["run"]["max_iters"] != config.max_iters:
-        was = state["run"]["max_iters"]
-        print(f"max_iters was {was}, is {config.max_iters}: the schedule changes", file=sys.stderr)
-    return replace(config, **state["config"])
+    config = replace(config, **state["config"])
+    for name, value in config.deciding.items():
+        if state["run"].get(name) != value:
+            print(f"{name} was {state['run'].get(name)}, is {value}: not the run it would have "
+                  "been", file=sys.stderr)  # fmt: skip
+    return config
 
 
 def claim_folder(config: Config) -> None:

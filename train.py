@@ -106,6 +106,7 @@ def save(run: Run) -> None:
         "iter": run.iter,
         "skipped": run.skipped,
         "run": asdict(run.config),
+        "config_sha256": run.config.sha256,
         "run_id": run.run_id,
         "data": run.data.fingerprint,
         "tokenizer": run.data.meta["tokenizer"],

@@ -2,10 +2,12 @@
 
 import ast
 import difflib
+import hashlib
 import inspect
+import json
 import operator
 import re
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
 
@@ -73,6 +75,17 @@ class Config(GPTConfig):
         return Path(self.out_dir or Path("out") / self.name)
 
     @property
+    def deciding(self) -> dict[str, object]:
+        """The settings that decide which weights come out, and not only where and how it shows."""
+        return {name: value for name, value in asdict(self).items() if name not in AROUND}
+
+    @property
+    def sha256(self) -> str:
+        """A hash of the deciding settings."""
+        text = json.dumps(self.deciding, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
     def data_root(self) -> Path:
         return Path(self.data_dir) if self.data_dir else DATA
 
@@ -86,6 +99,10 @@ CHOICES = {
     "dtype": "auto|float32|bfloat16|float16",
     "wandb": "auto|online|offline|disabled",
 }
+AROUND = set(
+    "name out_dir data_dir resume overwrite eval_interval eval_tokens log_interval device compile "
+    "wandb wandb_project".split()
+)
 MAX_FILE = 65536  # bytes of a config file: more is not a config
 ARITHMETIC = {
     ast.Add: operator.add,

@@ -257,7 +257,7 @@ def test_resuming_needs_a_checkpoint_and_the_same_data(flags, tmp_path):
 def test_a_longer_schedule_goes_on_and_says_so(flags, capsys):
     run(flags, "--max_iters=3")
     folder = run(flags, "--max_iters=5", "--resume")
-    assert "max_iters was 3, is 5" in capsys.readouterr().err
+    assert "max_iters was 3, is 5: not the run it would have been" in capsys.readouterr().err
     assert [row["iter"] for row in rows(folder)] == [1, 2, 3, 4, 5]
 
 
