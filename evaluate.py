@@ -34,30 +34,31 @@ def window_loss(model: GPT, rows: Tensor, device: torch.device | str = "cpu") ->
     """
     training, length = model.training, rows.size(1) - 1
     model.eval()
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total = 0.0
     for part in rows.split(max(1, BATCH_TOKENS // length)):
         x, y = part[:, :-1].to(device), part[:, 1:].to(device)  # (B, T)
         losses = F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="none")
-        total += losses.double().sum()
+        total += losses.sum().item()  # added up in float64, which not every device has
     model.train(training)
-    return total.item() / (rows.size(0) * length)
+    return total / (rows.size(0) * length)
 
 
 class HeldOut:
     """Fixed validation windows at 1x, 2x and 4x the trained length, cut from the same spans.
 
-    Only lengths that the encoding can place and that the held-out documents hold. Under
-    beyond=slide nothing is read past 1x, so there is nothing to watch there.
+    The spans depend on the documents and the trained length alone: every encoding is watched on
+    the same targets, at those of the lengths that it can place. Under beyond=slide nothing is
+    read past 1x, so there is nothing to watch there. Documents shorter than 4x give fewer lengths.
     """
 
     def __init__(self, model: GPT, dataset: data.Dataset, eval_tokens: int):
         L, documents = model.config.block_size, dataset.documents("val")
         longest = max(end - start for start, end in documents)
-        able = L if model.config.beyond == "slide" else model.reach
-        ratios = [r for r in RATIOS if r == 1 or (r * L <= able and r * L < longest)]
+        ratios = [r for r in RATIOS if r == 1 or r * L < longest]
         span = L * ratios[-1]
         starts = data.spans(documents, span, max(1, eval_tokens // span))
-        self.rows = {r: windows(dataset.val, starts, span, r * L) for r in ratios}
+        able = L if model.config.beyond == "slide" else model.reach
+        self.rows = {r: windows(dataset.val, starts, span, r * L) for r in ratios if r * L <= able}
 
     def losses(self, model: GPT, device: torch.device | str) -> dict[str, float]:
         """{"val/loss": ..., "val/loss_2x": ..., "val/loss_4x": ...}, nats a token."""

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,11 @@ def test_the_same_tokens_at_every_length(corpus):
     assert held.rows.keys() == {1, 2, 4}
     assert targets[1] == targets[2] == targets[4]
     assert len(targets[1]) * 16 == 512
+    limits = [{"pos": "learned"}, {"pos": "rope", "beyond": "slide"}]
+    for limit in limits:  # what cannot read on is watched on the same targets
+        other = HeldOut(GPT(replace(model.config, **limit)), dataset, 512)
+        assert other.rows.keys() == {1}
+        assert torch.equal(other.rows[1], held.rows[1])
 
 
 @pytest.mark.parametrize(
