@@ -46,7 +46,9 @@ def save(folder: Path, state: dict) -> Path:
             file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        if newest.exists():
+        if newest.exists() and _hashed(
+            newest.read_bytes()
+        ):  # a damaged one must not take the place of the good one before it
             os.replace(newest, folder / PREVIOUS)
         os.replace(fresh, newest)
     except OSError:
@@ -54,6 +56,13 @@ def save(folder: Path, state: dict) -> Path:
         raise
     _sync(folder)
     return newest
+
+
+def _hashed(raw: bytes) -> re.Match | None:
+    """The last line of a checkpoint whose hash matches what stands before it."""
+    line = LINE.fullmatch(raw[-LINE_BYTES:])
+    digest = hashlib.sha256(memoryview(raw)[:-LINE_BYTES]).hexdigest()
+    return line if line and digest == line[2].decode() else None
 
 
 def _sync(folder: Path) -> None:
@@ -71,15 +80,12 @@ def read_file(path: Path) -> dict:
         raw = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None
-    if not (line := LINE.fullmatch(raw[-LINE_BYTES:])):
-        raise CheckpointError(f"{path} is damaged or no nanorope checkpoint: its last line is gone")
-    body = memoryview(raw)[:-LINE_BYTES]
-    if hashlib.sha256(body).hexdigest() != line[2].decode():
-        raise CheckpointError(f"{path} is damaged: its SHA-256 does not match")
+    if not (line := _hashed(raw)):
+        raise CheckpointError(f"{path} is damaged, or no nanorope checkpoint: its SHA-256 is off")
     if int(line[1]) != FORMAT:
         raise CheckpointError(f"{path} has format {int(line[1])}; this code reads {FORMAT}")
     try:
-        state = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+        state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
     except Exception as error:  # nine types of them; the hash matched, so it was written like this
         code = "contains code" if "eights only" in str(error) else "cannot be unpacked"
         raise CheckpointError(f"{path} was not loaded: it {code}") from None
@@ -97,13 +103,14 @@ def read(path: str | Path) -> dict:
     if not files:
         raise CheckpointError(f"{path} holds no checkpoint ({NEWEST}); train one into it first")
     try:
-        return read_file(files[0])
+        state, why = read_file(files[0]), f"{path / NEWEST} is missing"
     except CheckpointError as error:
         if len(files) == 1:
             raise
-        state = read_file(files[1])
-        print(f"{error}; using the previous one, of step {state['iter']}", file=sys.stderr)
-        return state
+        state, why = read_file(files[1]), error
+    if not state["path"].endswith(NEWEST):
+        print(f"{why}; using the previous one, of step {state['iter']}", file=sys.stderr)
+    return state
 
 
 def config_of(state: dict) -> GPTConfig:
@@ -177,7 +184,8 @@ def remove(folder: Path) -> None:
 
 def newest_run(root: str | Path = "out") -> Path:
     """The run folder with the newest checkpoint."""
-    files = sorted(Path(root).glob(f"*/{NEWEST}"), key=lambda file: file.stat().st_mtime)
+    found = [*Path(root).glob(f"*/{NEWEST}"), *Path(root).glob(f"*/{PREVIOUS}")]
+    files = sorted(found, key=lambda file: file.stat().st_mtime)
     if not files:
         raise CheckpointError(f"no run in {root}/ yet; python train.py configs/rope.py makes one")
     return files[-1].parent

@@ -1,7 +1,6 @@
 """How every command ends: one line on stderr, one exit code, stdout clean."""
 
 import argparse
-import errno
 import os
 import sys
 from collections.abc import Callable
@@ -24,17 +23,22 @@ def exit_code(error: BaseException) -> int:
     """The exit code an error stands for: its own `exit_code`, or what its type says."""
     if isinstance(error, KeyboardInterrupt):
         return INTERRUPTED
-    if isinstance(error, MemoryError) or "out of memory" in str(error).lower():
-        return RESOURCES
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) or _out_of_memory(error):
         return RESOURCES
     return getattr(error, "exit_code", USAGE)
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    words = ("out of memory", "can't allocate memory", "unable to allocate")
+    return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
 def sentence(error: BaseException) -> str:
     """One line a person can act on."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by Ctrl-C"
+    if _out_of_memory(error):
+        return "out of memory: lower batch_size and raise gradient_accumulation_steps, or max_len"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'system'}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

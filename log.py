@@ -18,9 +18,9 @@ class Log:
     def __init__(self, folder: Path, config: dict, start: int, run_id: str):
         self.path = folder / "metrics.jsonl"
         self.total, self.start, self.began = config["max_iters"], start, time.monotonic()
-        rows = self.path.read_text().splitlines(keepends=True) if start else []
-        rows = [row for row in rows if row.endswith("\n") and json.loads(row)["iter"] <= start]
-        self.path.write_text("".join(rows))
+        fresh = self.path.with_suffix(".tmp")
+        fresh.write_text("".join(_kept(self.path, start)))
+        os.replace(fresh, self.path)
         self.file = open(self.path, "a")  # noqa: SIM115 - open for as long as the run
         self.wandb = open_wandb(config, run_id, "train", self.path)
 
@@ -41,17 +41,19 @@ class Log:
         short = {"train/loss": "train", "val/loss": "val", "val/loss_2x": "2x", "val/loss_4x": "4x"}
         losses = [f"{short[name]} {row[name]:.3f}" for name in short if name in row]
         speed = f"{row['tokens_per_s'] / 1000:.1f}k tok/s {row['ms_per_step']:.0f} ms"
-        self._clear()
-        print(f"{done}/{self.total} {' '.join(losses)} {speed} eta {clock(left)}", flush=True)
+        clear = "\r\033[K" if sys.stdout.isatty() else ""
+        self._say(f"{clear}{done}/{self.total} {' '.join(losses)} {speed} eta {clock(left)}\n")
 
     def status(self, done: int) -> None:
         """A line that the next one replaces; on a terminal only."""
         if sys.stdout.isatty():
-            print(f"\r{done}/{self.total}", end="", flush=True)
+            self._say(f"\r{done}/{self.total}")
 
-    def _clear(self) -> None:
-        if sys.stdout.isatty():
-            print("\r\033[K", end="")
+    def _say(self, text: str) -> None:
+        try:
+            print(text, end="", flush=True)
+        except BrokenPipeError:  # `python train.py | head`: nobody listens, the run goes on
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
 
     def close(self, exit_code: int) -> None:
         self.file.close()
@@ -60,6 +62,24 @@ class Log:
                 self.wandb.finish(exit_code=exit_code)
             except Exception as error:  # as in row
                 _off(error, self.path)
+
+
+def _kept(path: Path, start: int) -> list[str]:
+    """The rows up to a step; what is torn or missing cannot be kept, and does not stop a run."""
+    rows = []
+    for line in path.read_text(errors="replace").splitlines() if start and path.exists() else []:
+        if (done := _iter(line)) is None:
+            print(f"{path}: a torn row was left out", file=sys.stderr)
+        elif done <= start:
+            rows.append(line + "\n")
+    return rows
+
+
+def _iter(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["iter"])
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def clock(seconds: float) -> str:
@@ -87,14 +107,14 @@ def open_wandb(config: dict, run_id: str, job_type: str, path: Path):
     """
     mode = config["wandb"]
     if mode == "auto":
-        mode = os.environ.get("WANDB_MODE")
+        mode = os.environ.get("WANDB_MODE") or None
     if mode == "disabled":
         return None
     try:
         import wandb  # noqa: PLC0415 - half a second that a run without it should not pay
 
         try:
-            if mode is None:
+            if mode in (None, "online"):  # init would ask for a key, and wait for ever
                 mode = "online" if wandb.login(prompt=False) else "offline"
             return _init(wandb, config, run_id, job_type, mode)
         except wandb.Error as error:
@@ -114,7 +134,7 @@ def _init(wandb, config: dict, run_id: str, job_type: str, mode: str):
     run = wandb.init(
         project=config["wandb_project"],
         id=run_id,
-        name=config["name"],
+        name=config["name"] or config["pos"],
         group=held,  # what runs of different encodings have in common
         tags=[config["pos"], config["rope_scaling"]],
         job_type=job_type,

@@ -194,8 +194,10 @@ class GPT(nn.Module):
         if mask is not None or 1 < positions.size(0) < length:
             future = torch.arange(length, device=positions.device) > positions[:, None]  # (T, S)
             mask = ~future if mask is None else mask.masked_fill(future, -math.inf)[None]
-        if dtype == torch.float64 and mask is not None and mask.is_floating_point():
-            mask = mask.double()  # torch 2.13 reads a float32 mask beside float64 queries wrongly
+        # torch 2.13 misreads a float32 mask beside float64 queries, and CUDA beside half precision.
+        exact = dtype == torch.float64 or positions.is_cuda
+        if exact and mask is not None and mask.is_floating_point():
+            mask = mask.to(dtype)
         table = p.table(positions, length)
         scale = p.sharpness(length) / math.sqrt(self.config.head_dim)
         return Scene(lambda x: p.rotate(x, *table), mask, scale, cache)
@@ -233,7 +235,8 @@ class GPT(nn.Module):
         start, end = idx.size(1), idx.size(1) + max_new_tokens
         self.check_length(end - 1)
         idx = torch.cat((idx, idx.new_zeros(1, max_new_tokens)), 1)
-        cache = KVCache(end)
+        slides = self.config.beyond == "slide"
+        cache = KVCache(min(end, self.config.block_size) if slides else end)
         for length in range(start, end):
             logits = self._next_logits(idx[:, :length], cache)
             token = sample_token(logits.cpu(), temperature, top_k, top_p, generator)

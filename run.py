@@ -1,9 +1,13 @@
 """Everything in place for the first step: data, folder, weights, optimizer."""
 
+import fcntl
 import json
+import os
+import re
 import sys
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 
 import torch
@@ -12,11 +16,21 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import checkpoint
+import cli
 import data
 import data.prepare
 from configs import Config
+from evaluate import HeldOut
 from machine import pick_device, pick_dtype
 from model import GPT
+
+FIXED = ("pos", "n_head", "kv_heads", "rope_layout", "rope_fraction")  # shapes do not show these
+
+
+class BusyError(ValueError):
+    """Another run holds the folder."""
+
+    exit_code = cli.BUSY
 
 
 @dataclass
@@ -33,6 +47,7 @@ class Run:
     forward: nn.Module  # the model, compiled and synchronised
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    held_out: HeldOut
     run_id: str  # readable, since wandb names folders by it
     iter: int = 0  # optimizer steps done
     skipped: int = 0  # the last ones of them that float16 overflow left without effect
@@ -60,6 +75,11 @@ def open_data(config: Config, rank: int, world: int) -> data.Dataset:
     """The dataset; a known corpus that is missing is prepared first, by one process."""
     root = config.data_root
     if rank == 0 and not data.folder_of(config.dataset, root).exists():
+        if config.dataset not in data.prepare.KNOWN:
+            known = ", ".join(data.prepare.KNOWN)
+            raise data.DataError(f"dataset {config.dataset!r} is not in {root}; `python -m "
+                                 f"data.prepare {config.dataset} --input FILE` makes it, and these "
+                                 f"are made when missing: {known}")  # fmt: skip
         print(f"preparing {config.dataset} ...", file=sys.stderr)
         data.prepare.prepare(config.dataset, root=root)
     if world > 1:
@@ -92,6 +112,13 @@ def make_optimizer(config: Config, model: nn.Module, device: torch.device) -> to
     )
 
 
+def set_optimizer(config: Config, optimizer: torch.optim.Optimizer) -> None:
+    """What the config says now, over what the checkpoint was made with."""
+    for group in optimizer.param_groups:
+        group["betas"] = (config.beta1, config.beta2)
+        group["weight_decay"] = config.weight_decay if group["weight_decay"] else 0.0
+
+
 def carry_over(config: Config, dataset: data.Dataset, state: dict) -> Config:
     """The config of a run that starts from another's weights (init_from).
 
@@ -101,12 +128,17 @@ def carry_over(config: Config, dataset: data.Dataset, state: dict) -> Config:
         raise data.DataError(f"{state['path']} was trained with another tokenizer than "
                              f"{config.data_root / config.dataset} is made with")  # fmt: skip
     source = checkpoint.config_of(state)
-    if source.rope_scaling != config.rope_scaling:
-        print(f"rope_scaling {source.rope_scaling} of {state['path']} becomes "
-              f"{config.rope_scaling}", file=sys.stderr)  # fmt: skip
+    for name in FIXED:
+        was, wanted = getattr(source, name), getattr(config, name)
+        if was != wanted:
+            raise ValueError(f"{name} is {wanted}; {state['path']} was trained with {was}")
+    for name in ("rope_scaling", "rope_theta"):
+        was, wanted = getattr(source, name), getattr(config, name)
+        if was != wanted:
+            print(f"{name} {was} of {state['path']} becomes {wanted}", file=sys.stderr)
     scaled = {source.rope_scaling, config.rope_scaling} != {"none"} or source.rope_train_len
     if config.pos == "rope" and config.rope_train_len is None and scaled:
-        return replace(config, rope_train_len=source.train_len)
+        config = replace(config, rope_train_len=source.train_len)
     return config
 
 
@@ -129,16 +161,31 @@ def check_resume(config: Config, dataset: data.Dataset, state: dict) -> Config:
     return config
 
 
-def claim_folder(config: Config) -> None:
-    """Make the run's folder, and refuse one that holds another run."""
-    if checkpoint.exists(config.folder) and not (config.resume or config.overwrite):
-        raise ValueError(f"{config.folder} holds a run already: --resume continues it, --overwrite "
+@contextmanager
+def claim_folder(config: Config) -> Iterator[None]:
+    """Make the run's folder and hold it; refuse one that holds another run, or is in use."""
+    folder = config.folder
+    if checkpoint.exists(folder) and not (config.resume or config.overwrite):
+        raise ValueError(f"{folder} holds a run already: --resume continues it, --overwrite "
                          "starts anew, --name or --out_dir leaves it alone")  # fmt: skip
-    config.folder.mkdir(parents=True, exist_ok=True)
+    if config.resume and not checkpoint.exists(folder):
+        raise checkpoint.CheckpointError(f"{folder} holds no checkpoint to resume from")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise OSError(error.errno, f"out_dir cannot be used, {error.strerror}", folder) from None
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
+        yield
+    except BlockingIOError:
+        raise BusyError(f"{folder} is in use by another run; choose another out_dir") from None
+    finally:
+        os.close(held)
 
 
 def enter_folder(config: Config) -> None:
-    """Nothing can go wrong any more: an overwritten run goes, config.json comes."""
+    """Data, model and windows are there: now an overwritten run may go, and config.json comes."""
     if not config.resume:
         checkpoint.remove(config.folder)
     text = json.dumps(asdict(config), indent=1)
@@ -148,12 +195,11 @@ def enter_folder(config: Config) -> None:
 def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     """Everything in place for the first step: from nothing, from weights, or from a checkpoint."""
     split_batch(config, world)
-    if rank == 0:
-        claim_folder(config)
     device = pick_device(config.device, local_rank)
     dtype = pick_dtype(config.dtype, device)
     dataset, state = open_data(config, rank, world), None
     config = fit_vocabulary(config, dataset)
+    data.batch(dataset.train, 1, config.block_size, config.seed, 0)  # is there a window at all?
     if config.resume:
         state = checkpoint.read(config.folder)
         config = check_resume(config, dataset, state)
@@ -167,11 +213,13 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     forward = DistributedDataParallel(forward) if world > 1 else forward
     optimizer = make_optimizer(config, model, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    run_id = f"{config.folder.name}-{time.strftime('%m%d-%H%M%S')}"
+    run_id = f"{re.sub(r'[^a-zA-Z0-9._-]', '-', config.folder.name)}-{time.strftime('%m%d-%H%M%S')}"
     machine = device, dtype, rank, world
-    run = Run(config, dataset, *machine, model, forward, optimizer, scaler, run_id)
+    held_out = HeldOut(model, dataset, config.eval_tokens)
+    run = Run(config, dataset, *machine, model, forward, optimizer, scaler, held_out, run_id)
     if config.resume:
         optimizer.load_state_dict(state["optimizer"])
+        set_optimizer(config, optimizer)
         scaler.load_state_dict(state["scaler"])
         run.iter, run.skipped, run.run_id = state["iter"], state["skipped"], state["run_id"]
     return run

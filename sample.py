@@ -25,7 +25,7 @@ def parse(argv: list[str]) -> Namespace:
     add("--out_dir", help="run folder or checkpoint (default: the newest run in out/)")
     add("--max_len", default="1x", help="length of the text in tokens, prompt included: 1024, or 4x"
         " the trained length (default: 1x)")  # fmt: skip
-    add("--prompt", help="text to go on from (default: a line break, or the end-of-text token)")
+    add("--prompt", help="text to go on from (default: the start of a document)")
     add("--prompt_file", metavar="F", help="a UTF-8 file to go on from")
     add("--rope_scaling", help="none, linear, ntk, ntk_by_parts, yarn, llama3; or dynamic_...")
     add("--rope_factor", default="auto", help="how far to scale (default: auto, max_len / trained "
@@ -72,11 +72,12 @@ def stretched(config: GPTConfig, args: Namespace, max_len: int) -> GPTConfig:
         overrides["beyond"] = args.beyond
     if args.rope_scaling is not None:
         overrides["rope_scaling"] = args.rope_scaling
-    scaling = args.rope_scaling or "none"
+    scaling = args.rope_scaling or config.rope_scaling
     if factor_of(args.rope_factor) is not None:
         overrides["rope_factor"] = factor_of(args.rope_factor)
     elif scaling != "none" and not scaling.startswith("dynamic_"):
-        overrides["rope_factor"] = max(1.0, max_len / config.train_len)
+        tuned = config.factor if scaling == config.rope_scaling else 1.0
+        overrides["rope_factor"] = max(tuned, max_len / config.train_len)
     return checkpoint.adapt(config, **overrides)
 
 
@@ -85,7 +86,7 @@ def prompt_of(args: Namespace, tokenizer: Tokenizer) -> list[int]:
     text = args.prompt
     if args.prompt_file is not None:
         try:
-            text = Path(args.prompt_file).read_bytes().decode()
+            text = Path(args.prompt_file).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
         except UnicodeDecodeError as error:
             raise ValueError(f"{args.prompt_file} is not UTF-8 at byte {error.start}") from None
         except OSError as error:
@@ -94,8 +95,8 @@ def prompt_of(args: Namespace, tokenizer: Tokenizer) -> list[int]:
         return tokenizer.encode(text).tolist()
     if tokenizer.end_of_text is not None:
         start, name = [tokenizer.end_of_text], "the end-of-text token"
-    else:
-        start, name = tokenizer.encode("\n").tolist(), "a line break"
+    else:  # the first of all characters: a line break, wherever the text has one
+        start, name = [0], repr(tokenizer.decode([0]))
     if text is not None:
         print(f"the prompt is empty: starting from {name}", file=sys.stderr)
     return start
@@ -142,14 +143,15 @@ def main(argv: list[str]) -> None:
     trained = config.block_size
     max_len = length_of(args.max_len, trained)
     config = stretched(config, args, max_len)
-    tokenizer = from_meta(state["tokenizer"])
+    tokenizer = from_meta(state.get("tokenizer"))
     prompt = prompt_of(args, tokenizer)
     if len(prompt) >= max_len:
         raise ValueError(f"the prompt has {len(prompt)} tokens and max_len is {max_len}; "
                          "shorten the one or raise the other")  # fmt: skip
     model = checkpoint.build(state, config).eval().to(pick_device(args.device))
     model.check_length(max_len)
-    how = f"rope_scaling {config.rope_scaling}, beyond {config.beyond}"
+    factor = f" x {config.rope_factor:g}" if config.rope_factor else ""
+    how = f"rope_scaling {config.rope_scaling}{factor}, beyond {config.beyond}"
     where = f"{state['path']}, step {state['iter']}"
     print(f"{where}: pos {config.pos}, trained at {trained}; {how}", file=sys.stderr)
     for i in range(args.num_samples):

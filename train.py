@@ -1,8 +1,8 @@
 """Train a GPT: `python train.py configs/rope.py`, or under torchrun on many processes.
 
 A step is a pure function of (config, weights, optimizer, step number): batches and dropout are
-drawn from (seed, step, micro-step), so that resuming is exact and the number of processes does not
-change what is learned.
+drawn from (seed, step, micro-step), so that resuming is exact, and so is sharing the micro-steps
+among processes.
 
 Letters: B batch, T block_size.
 """
@@ -24,10 +24,9 @@ import cli
 import configs
 import data
 from configs import Config
-from evaluate import HeldOut
 from log import Log
 from machine import Stop, processes
-from run import Run, enter_folder, split_batch, start
+from run import Run, claim_folder, enter_folder, split_batch, start
 
 USAGE = """python train.py [CONFIG.py] [--key=value | --key value | --switch ...]
 
@@ -64,7 +63,7 @@ def train_step(run: Run) -> tuple[Tensor, Tensor]:
     for i in range(steps):
         micro = run.rank * steps + i
         batch = data.batch(run.data.train, size, config.block_size, config.seed, run.iter, micro)
-        x, y = (torch.from_numpy(ids).to(run.device, non_blocking=True) for ids in batch)
+        x, y = (torch.from_numpy(ids).to(run.device) for ids in batch)
         torch.manual_seed(dropout_seed(config.seed, run.iter, micro))
         waits = i < steps - 1 and run.world > 1
         with run.forward.no_sync() if waits else nullcontext():
@@ -119,7 +118,6 @@ def save(run: Run) -> None:
 def loop(run: Run, log: Log | None, stop: Stop) -> int:
     """Steps, rows and checkpoints until max_iters or a signal. Returns the exit code."""
     config, asked = run.config, 0
-    held_out = HeldOut(run.model, run.data, config.eval_tokens)
     losses, began = [], time.monotonic()
     while run.iter < config.max_iters and not asked:
         loss, norm = train_step(run)
@@ -132,9 +130,9 @@ def loop(run: Run, log: Log | None, stop: Stop) -> int:
             continue
         row = measure(run, losses, norm, time.monotonic() - began)
         if log is not None:
-            if due and not asked:
+            if due:  # also when asked to stop: a resumed run does not come back to this step
                 with run.autocast:
-                    row |= held_out.losses(run.model, run.device)
+                    row |= run.held_out.losses(run.model, run.device)
             log.row(row)
             log.line(row)
             if due or asked:
@@ -164,21 +162,29 @@ def main(argv: list[str]) -> int:
         print(configs.describe(USAGE))
         return cli.DONE
     config = configs.load(argv)
-    stop = Stop()
-    with processes() as (rank, world, local_rank):
-        run = start(config, rank, world, local_rank)
-        log, code = None, cli.DIVERGED
-        if rank == 0:
-            enter_folder(run.config)
-            print(introduce(run), file=sys.stderr)
-            log = Log(run.config.folder, asdict(run.config), run.iter, run.run_id)
-        try:
-            code = loop(run, log, stop)
-        finally:
-            if log is not None:
-                log.close(code)
-        if rank == 0:
-            print(farewell(run, code), file=sys.stderr)
+    with (
+        processes() as (rank, world, local_rank),
+        claim_folder(config) if rank == 0 else nullcontext(),
+    ):
+        return train(start(config, rank, world, local_rank))
+
+
+def train(run: Run) -> int:
+    """Everything from the first step to the last line. Returns the exit code."""
+    if run.iter >= run.config.max_iters:
+        raise ValueError(f"{run.config.folder} is at step {run.iter} already; raise max_iters")
+    stop, log, code = Stop(), None, cli.DIVERGED
+    if run.rank == 0:
+        enter_folder(run.config)
+        print(introduce(run), file=sys.stderr)
+        log = Log(run.config.folder, asdict(run.config), run.iter, run.run_id)
+    try:
+        code = loop(run, log, stop)
+    finally:
+        if log is not None:
+            log.close(code)
+    if run.rank == 0:
+        print(farewell(run, code), file=sys.stderr)
     return code
 
 

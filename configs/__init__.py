@@ -20,7 +20,7 @@ from positions import require
 class Config(GPTConfig):
     """A run: the model's fields and these. Raises ValueError that names the field and the rule."""
 
-    name: str = "rope"  # of the run
+    name: str | None = None  # of the run (None: pos)
     out_dir: str | None = None  # folder of the run (None: out/<name>)
     dataset: str = "shakespeare"  # a known corpus (prepared when it is missing) or your own
     data_dir: str | None = None  # folder that holds the datasets (None: data/)
@@ -61,7 +61,8 @@ class Config(GPTConfig):
         require(0 <= self.seed < 2**63, self, "seed", "from 0 to below 2**63")
         for name, known in CHOICES.items():
             require(re.fullmatch(known, getattr(self, name)), self, name, known.replace("|", ", "))
-        require(re.fullmatch(r"[\w.-]*\w", self.name), self, "name", "letters, digits, . _ or -")
+        named = re.fullmatch(r"[\w.-]*\w", self.name or self.pos)
+        require(named, self, "name", "letters, digits, . _ or -")
         require(not (self.resume and self.overwrite), self, "overwrite", "left out beside resume")
 
     @property
@@ -72,7 +73,7 @@ class Config(GPTConfig):
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return Path(self.out_dir or Path("out") / self.name)
+        return Path(self.out_dir or Path("out") / (self.name or self.pos))
 
     @property
     def deciding(self) -> dict[str, object]:
@@ -150,6 +151,8 @@ def _words(argv: list[str]):
     while rest:
         word, equals, text = rest.pop(0).partition("=")
         if not word.startswith("--"):
+            if word.startswith("-") or not word.endswith(".py"):
+                raise ValueError(f"{word!r} is neither a --setting nor a config file (.py)")
             yield word + equals + text, None
             continue
         if not equals and _kind(word[2:], word) is bool:
@@ -174,8 +177,9 @@ def _kind(key: str, origin: str) -> type:
 def _parse(key: str, text: str, origin: str):
     """The value that a flag's text stands for, by the type of its setting."""
     kind = _kind(key, origin)
-    if str in getattr(kind, "__args__", (kind,)):
-        return text
+    kinds = getattr(kind, "__args__", (kind,))
+    if str in kinds:
+        return None if type(None) in kinds and text.lower() == "none" else text
     try:
         words = {"true": "True", "false": "False", "none": "None"}
         return _evaluate(ast.parse(words.get(text.lower(), text), mode="eval").body)
@@ -204,7 +208,7 @@ def _read_file(file: str):
             ((name,), value) = line.targets, _evaluate(line.value)
             key = name.id
         except (AttributeError, ValueError, ArithmeticError, RecursionError):
-            code = ast.unparse(line).split("\n")[0][:60]
+            code = raw.decode().splitlines()[line.lineno - 1].strip()[:60]
             raise ValueError(
                 f"{origin}: `{code}` is not `key = value`; a config is data and is never run"
             ) from None
@@ -244,8 +248,3 @@ def describe(usage: str) -> str:
         setting = f"  --{field.name}={field.default}"
         lines.append(f"{setting:<34} {comments[field.name]}")
     return "\n".join(lines)
-
-
-def changes(config: Config) -> dict[str, object]:
-    """The settings that differ from the defaults."""
-    return {f.name: v for f in fields(Config) if (v := getattr(config, f.name)) != f.default}

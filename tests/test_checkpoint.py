@@ -170,3 +170,27 @@ def test_the_newest_run_is_found(tmp_path):
         checkpoint.save(tmp_path / name, state_of())
         os.utime(tmp_path / name / "ckpt.pt", (age, age))
     assert checkpoint.newest_run(tmp_path).name == "a"
+
+
+def test_a_damaged_newest_does_not_push_the_good_previous_out(folder, monkeypatch):
+    checkpoint.save(folder, state_of(iter=9))
+    (folder / "ckpt.pt").write_bytes(b"junk")
+    replace = os.replace
+
+    def once(source, target):
+        if str(source).endswith(".tmp"):
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", once)
+    with pytest.raises(OSError, match="Input/output"):
+        checkpoint.save(folder, state_of(iter=12))
+    monkeypatch.undo()
+    assert checkpoint.load(folder)[1]["iter"] == 3
+
+
+def test_a_missing_newest_is_answered_with_the_previous(folder, capsys):
+    checkpoint.save(folder, state_of(iter=9))
+    (folder / "ckpt.pt").unlink()
+    assert checkpoint.load(checkpoint.newest_run(folder.parent))[1]["iter"] == 3
+    assert "ckpt.pt is missing; using the previous one, of step 3" in capsys.readouterr().err

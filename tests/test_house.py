@@ -28,8 +28,8 @@ BELOW = {  # what a room may know of; everything else is above it or beside it
     "machine": {"cli"},
     "evaluate": {"checkpoint", "data", "model", "cli", "machine", "log"},
     "sample": {"checkpoint", "data", "model", "sampling", "cli", "machine"},
-    "run": {"checkpoint", "configs", "data", "machine", "model"},
-    "train": {"checkpoint", "cli", "configs", "data", "evaluate", "log", "machine", "run"},
+    "run": {"checkpoint", "cli", "configs", "data", "evaluate", "machine", "model"},
+    "train": {"checkpoint", "cli", "configs", "data", "log", "machine", "run"},
 }
 ENCODINGS = ("learned", "sinusoidal", "rope", "alibi", "nope")
 

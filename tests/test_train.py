@@ -22,12 +22,13 @@ import checkpoint
 import cli
 import configs
 import data
+import data.prepare
 import train
 from checkpoint import CheckpointError
 from evaluate import HeldOut
 from model import GPT, GPTConfig
 from positions import POSITIONS
-from run import optimizer_groups, split_batch
+from run import claim_folder, optimizer_groups, split_batch, start
 
 ROOT = Path(__file__).parent.parent
 
@@ -86,8 +87,8 @@ def test_a_run_learns_and_leaves_what_it_says(flags):
     # The value logged is that of the saved weights, by an explicit loop over the same windows.
     dataset = data.load("small", Path(info["run"]["data_dir"]))
     starts, total = data.spans(dataset.documents("val"), 64, 256 // 64), []
-    for start in starts:
-        for at in range(start, start + 64, 16):
+    for first in starts:
+        for at in range(first, first + 64, 16):
             ids = torch.tensor(dataset.val[at : at + 17].astype(np.int64))
             logp = model(ids[None, :-1])[0].log_softmax(-1)
             total += [-logp[t, ids[t + 1]].item() for t in range(16)]
@@ -321,6 +322,107 @@ def test_ctrl_c_saves_and_says_how_to_go_on(corpus, flags, tmp_path):
     assert checkpoint.read(tmp_path / "run")["iter"] > 0
 
 
+def test_an_overflow_in_float16_skips_the_step_and_fifty_in_a_row_end_the_run(flags):
+    small = [flag for flag in flags if not flag.startswith("--dtype")]
+    run = start(configs.load([*small, "--dtype=float16"]), 0, 1, 0)
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
+    before = run.model.wte.weight.clone()
+    train.train_step(run)
+    assert (run.iter, run.skipped, run.scaler.get_scale()) == (1, 1, pytest.approx(5e37))
+    assert torch.equal(run.model.wte.weight, before)
+    run.skipped = train.MAX_SKIPPED
+    run.scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
+    with pytest.raises(train.DivergedError, match="non-finite loss at step 1"):
+        train.train_step(run)
+
+
+def test_a_folder_in_use_is_refused(flags, tmp_path):
+    config = configs.load(flags)
+    config.folder.mkdir()
+    with claim_folder(config), pytest.raises(ValueError, match="is in use by another") as caught:
+        run(flags)
+    run(flags)  # free again
+    assert cli.exit_code(caught.value) == cli.BUSY
+
+
+def test_an_out_dir_that_cannot_be_is_named(flags, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="out_dir cannot be used") as caught:
+        run(flags, folder=tmp_path / "file" / "run")
+    assert cli.exit_code(caught.value) == cli.RESOURCES
+    assert str(tmp_path / "file") in cli.sentence(caught.value)
+
+
+def test_an_overwritten_run_goes_only_when_the_new_one_can_start(flags):
+    folder = run(flags)
+    before = (folder / "ckpt.pt").read_bytes()
+    with pytest.raises(data.DataError, match="the longest document has"):
+        run(flags, "--overwrite", "--block_size=2500")
+    assert (folder / "ckpt.pt").read_bytes() == before
+
+
+def test_a_missing_corpus_is_prepared_and_an_unknown_one_named(flags, tmp_path, monkeypatch):
+    asked = []
+
+    def prepare(name, root):
+        asked.append((name, root))
+        (root / name).symlink_to(Path(flags[-2].partition("=")[2]) / "small")
+
+    monkeypatch.setattr(data.prepare, "prepare", prepare)
+    (tmp_path / "data").mkdir()
+    run(flags, "--dataset=books-bpe", f"--data_dir={tmp_path / 'data'}")
+    assert asked == [("books-bpe", tmp_path / "data")]
+    with pytest.raises(data.DataError, match=r"data\.prepare mine --input FILE` makes it"):
+        run(flags, "--dataset=mine", "--overwrite")
+
+
+def test_another_model_is_not_taken_for_the_same_shape(flags, tmp_path):
+    first = run(flags, folder=tmp_path / "first")
+    other = [f"--init_from={first}", "--max_iters=1"]
+    for change in ("--pos=alibi", "--rope_layout=interleaved", "--n_head=4", "--rope_fraction=0.5"):
+        with pytest.raises(ValueError, match="was trained with"):
+            run(flags, *other, change, folder=tmp_path / "other")
+
+
+def test_settings_of_the_optimizer_follow_the_resumed_config(flags, capsys):
+    run(flags, "--max_iters=3")
+    folder = run(flags, "--resume", "--weight_decay=0.5", "--beta1=0.8")
+    groups = checkpoint.read(folder)["optimizer"]["param_groups"]
+    assert [(g["weight_decay"], g["betas"][0]) for g in groups] == [(0.5, 0.8), (0.0, 0.8)]
+    assert "weight_decay was 0.1, is 0.5" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="is at step 6 already; raise max_iters"):
+        run(flags, "--resume", "--weight_decay=0.5", "--beta1=0.8")
+
+
+def test_torn_or_missing_rows_do_not_stop_a_resumed_run(flags, capsys):
+    folder = run(flags, "--max_iters=3")
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"iter": 3, "train/lo')
+    run(flags, "--resume", "--max_iters=4")
+    assert [row["iter"] for row in rows(folder)] == [1, 2, 3, 4]
+    assert "a torn row was left out" in capsys.readouterr().err
+    (folder / "metrics.jsonl").unlink()
+    run(flags, "--resume", "--max_iters=5")
+    assert [row["iter"] for row in rows(folder)] == [5]
+
+
+def test_a_status_line_stands_on_a_terminal_only(flags, capsys, monkeypatch):
+    run(flags, "--log_interval=3")
+    assert "\r" not in capsys.readouterr().out
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    run(flags, "--log_interval=3", "--overwrite")
+    shown = capsys.readouterr().out
+    assert shown.startswith("\r1/6\r2/6\r\033[K3/6 train")
+
+
+@pytest.mark.soak  # half a minute of C++ compiler
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_compiled_run_learns_the_same(flags, tmp_path):
+    plain = run(flags, folder=tmp_path / "plain")
+    compiled = run(flags, "--compile", folder=tmp_path / "compiled")
+    assert losses(compiled) == pytest.approx(losses(plain), abs=1e-4)
+
+
 # ---- wandb -------------------------------------------------------------------------------------
 
 
@@ -354,6 +456,15 @@ def test_a_run_goes_on_where_wandb_cannot(flags, tmp_path, monkeypatch, capsys):
     run(flags, "--wandb=auto")
     assert "wandb off: " in capsys.readouterr().err
     assert time.monotonic() - began < 10
+
+
+def test_online_without_a_key_never_prompts(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it prompted"))
+    monkeypatch.setattr("getpass.getpass", lambda *_: pytest.fail("it prompted"))
+    run(flags, "--wandb=online")
 
 
 def test_a_key_without_a_server_ends_up_offline_within_seconds(
