@@ -31,8 +31,9 @@ from run import Run, claim_folder, enter_folder, split_batch, start
 USAGE = """python train.py [CONFIG.py] [--key=value | --key value | --switch ...]
 
 Trains a GPT and leaves ckpt.pt, config.json and metrics.jsonl in out/<name>.
-A config file holds `key = value` lines; flags go over it. On many processes:
-  torchrun --standalone --nproc_per_node=2 train.py CONFIG.py --gradient_accumulation_steps=2"""
+A config file holds `key = value` lines; flags go over it.
+--debug shows the traceback of an error. On two processes:
+  torchrun --standalone --nproc_per_node=2 train.py CONFIG.py"""
 
 MAX_SKIPPED = 50  # steps in a row that float16 may overflow
 
@@ -201,7 +202,8 @@ def introduce(run: Run) -> str:
 def farewell(run: Run, code: int) -> str:
     folder, done = run.config.folder, f"step {run.iter} of {run.config.max_iters}"
     if code == cli.DONE:
-        return f"saved {folder} at {done}; python sample.py --out_dir {folder} --max_len 4x"
+        length = "4x" if run.model.reach == math.inf else "1x"
+        return f"saved {folder} at {done}; python sample.py --out_dir {folder} --max_len {length}"
     name = signal.Signals(code - 128).name
     return f"stopped by {name} at {done}, saved {folder}; add --resume to go on"
 

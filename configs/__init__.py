@@ -7,6 +7,8 @@ import inspect
 import json
 import operator
 import re
+import shutil
+import textwrap
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
@@ -242,9 +244,11 @@ def meanings() -> dict[str, str]:
 
 def describe(usage: str) -> str:
     """The text of --help: usage, then every setting with its default and its meaning."""
-    lines = [usage, ""]
-    comments = meanings()
+    lines, comments = [usage, ""], meanings()
+    width = shutil.get_terminal_size((100, 24)).columns - 1
     for field in fields(Config):
-        setting = f"  --{field.name}={field.default}"
-        lines.append(f"{setting:<34} {comments[field.name]}")
+        setting, meaning = f"  --{field.name}={field.default}", comments[field.name]
+        whole = f"{setting:<34} {meaning}"
+        narrow = textwrap.wrap(meaning, max(width - 6, 20))
+        lines += [whole] if len(whole) <= width else [setting, *(f"      {n}" for n in narrow)]
     return "\n".join(lines)

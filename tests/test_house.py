@@ -87,6 +87,13 @@ def test_every_setting_has_a_meaning_in_the_help():
     assert all(f"--{f.name}={f.default}" in text for f in fields(Config))
 
 
+@pytest.mark.parametrize("columns", [60, 80, 100])
+def test_the_help_fits_the_terminal(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    lines = configs.describe("usage").splitlines()
+    assert max(map(len, lines)) < columns
+
+
 @pytest.mark.parametrize("scaling", rope.SCALINGS)
 def test_a_scalings_settings_have_one_default(scaling):
     defaults = {f.name: f.default for f in fields(GPTConfig)}
