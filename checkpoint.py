@@ -46,9 +46,8 @@ def save(folder: Path, state: dict) -> Path:
             file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
-        if newest.exists() and _hashed(
-            newest.read_bytes()
-        ):  # a damaged one must not take the place of the good one before it
+        # A damaged newest must not take the place of the good one before it.
+        if newest.exists() and _hashed(newest.read_bytes()):
             os.replace(newest, folder / PREVIOUS)
         os.replace(fresh, newest)
     except OSError:

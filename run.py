@@ -114,9 +114,8 @@ def make_optimizer(config: Config, model: nn.Module, device: torch.device) -> to
 
 def set_optimizer(config: Config, optimizer: torch.optim.Optimizer) -> None:
     """What the config says now, over what the checkpoint was made with."""
-    for group in optimizer.param_groups:
-        group["betas"] = (config.beta1, config.beta2)
-        group["weight_decay"] = config.weight_decay if group["weight_decay"] else 0.0
+    for group, decay in zip(optimizer.param_groups, (config.weight_decay, 0.0), strict=True):
+        group.update({"betas": (config.beta1, config.beta2), "weight_decay": decay})
 
 
 def carry_over(config: Config, dataset: data.Dataset, state: dict) -> Config:
