@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from model import GPT, GPTConfig
+from model import GPT, GPTConfig, check_factor
 from positions import KNOBS
 
 FORMAT = 1
@@ -125,7 +125,9 @@ def adapt(config: GPTConfig, **overrides) -> GPTConfig:
         of_scaling = {"rope_factor", *KNOBS}
         defaults = {f.name: f.default for f in fields(GPTConfig) if f.name in of_scaling}
         overrides = defaults | overrides
-    return replace(config, **overrides)
+    config = replace(config, **overrides)
+    check_factor(config)
+    return config
 
 
 def build(state: dict, config: GPTConfig) -> GPT:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import rope
 from attention import Attention, KVCache, Scene
 from positions import INIT_STD, POSITIONS, require
 from sampling import check_sampling, sample_token
@@ -77,6 +78,14 @@ class GPTConfig:
     def factor(self) -> float:
         """The factor of a scaling that is not dynamic."""
         return self.rope_factor or max(1.0, self.block_size / self.train_len)
+
+
+def check_factor(config: GPTConfig) -> None:
+    """ValueError where a fixed scaling would do nothing, because nobody said how far."""
+    fixed = config.rope_scaling in rope.SCALINGS and config.rope_scaling != "none"
+    idle = fixed and config.rope_factor is None and config.factor == 1
+    rule = f"given: without it rope_scaling {config.rope_scaling!r} changes nothing here"
+    require(not idle, config, "rope_factor", rule)
 
 
 def check_types(config) -> None:

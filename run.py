@@ -22,7 +22,7 @@ import data.prepare
 from configs import Config
 from evaluate import HeldOut
 from machine import pick_device, pick_dtype
-from model import GPT
+from model import GPT, check_factor
 
 FIXED = ("pos", "n_head", "kv_heads", "rope_layout", "rope_fraction")  # shapes do not show these
 
@@ -205,6 +205,7 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     elif config.init_from:
         state = checkpoint.read(config.init_from)
         config = carry_over(config, dataset, state)
+    check_factor(config)
     torch.manual_seed(config.seed)
     model = checkpoint.build(state, config.gpt) if state else GPT(config.gpt)
     model.to(device).train()

@@ -65,6 +65,8 @@ def test_a_new_scaling_inherits_nothing_of_the_old_one(tmp_path):
 def test_an_impossible_override_is_named(folder):
     with pytest.raises(ValueError, match=r"rope_factor is 0\.5"):
         checkpoint.load(folder, rope_scaling="yarn", rope_factor=0.5)
+    with pytest.raises(ValueError, match=r"rope_factor is None; it must be given: without it"):
+        checkpoint.load(folder, rope_scaling="yarn")
 
 
 def test_every_flipped_bit_is_noticed(folder):

@@ -154,12 +154,23 @@ def test_logits_are_those_of_the_slow_twin(settings):
     np.testing.assert_allclose(model(idx)[0].detach().numpy(), slow, rtol=0, atol=1e-10)
 
 
+@every_encoding
+def test_after_a_cast_to_bfloat16_the_logits_are_those_of_the_rounded_weights(settings):
+    """The slow twin reads the same rounded weights in float64: nothing but the weights was cast."""
+    model = tiny(torch.bfloat16, **settings)
+    idx = tokens(min(longest(settings), 2 * TINY["block_size"]))
+    slow = twins.slow_logits(rebuilt(model).double(), idx[0].numpy())
+    logits = model(idx)[0].detach().numpy()
+    np.testing.assert_allclose(logits, slow, rtol=0, atol=0.03 * np.abs(slow).max())
+
+
 # ---- what a token sees
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 @every_encoding
-def test_no_logit_sees_a_later_token(settings):
-    model, idx = tiny(torch.float64, **settings), tokens(longest(settings))
+def test_no_logit_sees_a_later_token(settings, dtype):
+    model, idx = tiny(dtype, **settings), tokens(longest(settings))
     logits = model(idx)
     for cut in (1, 5, idx.size(1) - 1):
         changed = idx.clone()
@@ -268,10 +279,12 @@ def test_loss_begins_at_the_log_of_the_vocabulary(pos):
     assert model(idx, targets).item() == pytest.approx(math.log(300), abs=0.03)
 
 
-@pytest.mark.parametrize("n_kv_head", [4, 2])
+@pytest.mark.parametrize(
+    ("dtype", "n_kv_head"), [(torch.float32, 4), (torch.float32, 2), (torch.bfloat16, 2)]
+)
 @every_encoding
-def test_every_parameter_gets_a_gradient(settings, n_kv_head):
-    model, length = tiny(n_kv_head=n_kv_head, **settings).train(), longest(settings)
+def test_every_parameter_gets_a_gradient(settings, dtype, n_kv_head):
+    model, length = tiny(dtype, n_kv_head=n_kv_head, **settings).train(), longest(settings)
     model(tokens(length, 2), tokens(length, 2, seed=1)).backward()
     for key, parameter in model.named_parameters():
         assert parameter.grad.isfinite().all(), key

@@ -376,6 +376,12 @@ def test_a_missing_corpus_is_prepared_and_an_unknown_one_named(flags, tmp_path, 
         run(flags, "--dataset=mine", "--overwrite")
 
 
+def test_a_scaling_that_would_do_nothing_is_refused(flags):
+    with pytest.raises(ValueError, match="rope_scaling 'yarn' changes nothing here"):
+        run(flags, "--rope_scaling=yarn")
+    run(flags, "--rope_scaling=dynamic_yarn")
+
+
 def test_another_model_is_not_taken_for_the_same_shape(flags, tmp_path):
     first = run(flags, folder=tmp_path / "first")
     other = [f"--init_from={first}", "--max_iters=1"]
