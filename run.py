@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -71,9 +72,13 @@ def split_batch(config: Config, world: int) -> tuple[int, int]:
     )
 
 
+def data_root(config: Config) -> Path:
+    return Path(config.data_dir) if config.data_dir else data.DATA
+
+
 def open_data(config: Config, rank: int, world: int) -> data.Dataset:
     """The dataset; a known corpus that is missing is prepared first, by one process."""
-    root = config.data_root
+    root = data_root(config)
     if rank == 0 and not data.folder_of(config.dataset, root).exists():
         if config.dataset not in data.prepare.KNOWN:
             known = ", ".join(data.prepare.KNOWN)
@@ -125,7 +130,7 @@ def carry_over(config: Config, dataset: data.Dataset, state: dict) -> Config:
     """
     if state["tokenizer"] != dataset.meta["tokenizer"]:
         raise data.DataError(f"{state['path']} was trained with another tokenizer than "
-                             f"{config.data_root / config.dataset} is made with")  # fmt: skip
+                             f"{data_root(config) / config.dataset} is made with")  # fmt: skip
     source = checkpoint.config_of(state)
     for name in FIXED:
         was, wanted = getattr(source, name), getattr(config, name)
@@ -150,7 +155,7 @@ def check_resume(config: Config, dataset: data.Dataset, state: dict) -> Config:
         raise checkpoint.CheckpointError(f"{state['path']} is another model; {'; '.join(differs)}")
     for split, digest in state["data"].items():
         if dataset.fingerprint[split] != digest:
-            name = config.data_root / config.dataset / f"{split}.bin"
+            name = data_root(config) / config.dataset / f"{split}.bin"
             raise data.DataError(f"{name} changed since the checkpoint (its sha256 differs)")
     config = replace(config, **state["config"])
     for name, value in config.deciding.items():

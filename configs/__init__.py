@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
 
-from data import DATA
 from model import GPTConfig
 from positions import require
 
@@ -87,10 +86,6 @@ class Config(GPTConfig):
         """A hash of the deciding settings."""
         text = json.dumps(self.deciding, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
-
-    @property
-    def data_root(self) -> Path:
-        return Path(self.data_dir) if self.data_dir else DATA
 
     @property
     def tokens_per_step(self) -> int:

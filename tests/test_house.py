@@ -22,7 +22,7 @@ BELOW = {  # what a room may know of; everything else is above it or beside it
     "attention": set(),
     "model": {"attention", "rope", "positions", "sampling"},
     "checkpoint": {"model", "positions", "rope"},
-    "configs": {"model", "positions", "data"},
+    "configs": {"model", "positions"},
     "data": {"cli"},
     "log": set(),
     "machine": {"cli"},
