@@ -19,7 +19,7 @@ class KVCache:
     def __init__(self, size: int):
         self.size = size
         self.length = 0
-        self.view: object = None  # what its content depends on: see GPT.generate
+        self.view: object = None  # what its content rests on: GPT._view
         self.layers: dict[int, tuple[Tensor, Tensor]] = {}
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """How a run is written and read back: atomically, hashed, and without running what is read.
 
-A checkpoint is the file that `torch.save` makes, followed by one line of LINE bytes:
+A checkpoint is the file that `torch.save` makes, followed by one line of LINE_BYTES:
 `nanorope checkpoint FORMAT sha256 HEX`. torch.load alone still reads it; `read` looks at nothing
 before the hash has matched. See docs/checkpoint.md.
 """

@@ -62,8 +62,7 @@ class HeldOut:
 
     def losses(self, model: GPT, device: torch.device | str) -> dict[str, float]:
         """{"val/loss": ..., "val/loss_2x": ..., "val/loss_4x": ...}, nats a token."""
-        name = {1: "val/loss"}
         return {
-            name.get(ratio, f"val/loss_{ratio}x"): window_loss(model, rows, device)
+            "val/loss" + (f"_{ratio}x" if ratio > 1 else ""): window_loss(model, rows, device)
             for ratio, rows in self.rows.items()
         }

@@ -117,12 +117,6 @@ def make_optimizer(config: Config, model: nn.Module, device: torch.device) -> to
     )
 
 
-def set_optimizer(config: Config, optimizer: torch.optim.Optimizer) -> None:
-    """What the config says now, over what the checkpoint was made with."""
-    for group, decay in zip(optimizer.param_groups, (config.weight_decay, 0.0), strict=True):
-        group.update({"betas": (config.beta1, config.beta2), "weight_decay": decay})
-
-
 def carry_over(config: Config, dataset: data.Dataset, state: dict) -> Config:
     """The config of a run that starts from another's weights (init_from).
 
@@ -223,8 +217,9 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     held_out = HeldOut(model, dataset, config.eval_tokens)
     run = Run(config, dataset, *machine, model, forward, optimizer, scaler, held_out, run_id)
     if config.resume:
-        optimizer.load_state_dict(state["optimizer"])
-        set_optimizer(config, optimizer)
+        # The moments of the checkpoint, the settings of the config.
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
         scaler.load_state_dict(state["scaler"])
         run.iter, run.skipped, run.run_id = state["iter"], state["skipped"], state["run_id"]
     return run

@@ -172,6 +172,36 @@ def test_a_prompt_file_must_be_utf8(model_in, tmp_path, capsys):
     assert capsys.readouterr().out.startswith("to be")
 
 
+def test_an_empty_prompt_is_the_start_of_a_document_and_said_so(model_in, tmp_path, capsys):
+    flag = model_in()
+    sample.main([flag, "--prompt="])
+    text, said = capsys.readouterr()
+    assert len(text) == 17
+    assert text[0] == "\n"
+    assert "the prompt is empty: starting from '\\n'" in said
+    sample.main([flag])
+    assert capsys.readouterr().out == text
+
+
+def test_a_text_without_line_breaks_can_be_sampled(model_in, capsys):
+    sample.main([model_in(tokenizer=Char("no break"))])
+    assert len(capsys.readouterr().out) == 17
+
+
+def test_a_prompt_file_loses_its_mark_and_its_carriage_returns(model_in, tmp_path, capsys):
+    file = tmp_path / "prompt.txt"
+    file.write_bytes(b"\xef\xbb\xbfto be\r\nor")
+    sample.main([model_in(), f"--prompt_file={file}"])
+    assert capsys.readouterr().out.startswith("to be\nor")
+
+
+@pytest.mark.parametrize(("flags", "factor"), [(["1x"], 4), (["4x"], 16), (["20"], 4)])
+def test_what_was_tuned_at_a_factor_is_never_sampled_below_it(model_in, capsys, flags, factor):
+    tuned = {"block_size": 32, "rope_train_len": 8, "rope_scaling": "yarn"}
+    sample.main([model_in(**tuned), f"--max_len={flags[0]}"])
+    assert f"rope_scaling yarn x {factor}," in capsys.readouterr().err
+
+
 def test_the_newest_run_is_taken_and_none_is_named(model_in, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert mistake([]) == "no run in out/ yet; python train.py configs/rope.py makes one"

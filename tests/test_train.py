@@ -412,6 +412,20 @@ def test_torn_or_missing_rows_do_not_stop_a_resumed_run(flags, capsys):
     assert [row["iter"] for row in rows(folder)] == [5]
 
 
+def test_a_run_goes_on_when_nobody_reads_its_lines(flags, monkeypatch):
+    class Closed:
+        def write(self, _):
+            raise BrokenPipeError
+
+        def isatty(self):
+            return False
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    folder = run(flags)
+    sys.stdout.close()
+    assert checkpoint.read(folder)["iter"] == 6
+
+
 def test_a_status_line_stands_on_a_terminal_only(flags, capsys, monkeypatch):
     run(flags, "--log_interval=3")
     assert "\r" not in capsys.readouterr().out
