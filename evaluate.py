@@ -1,68 +1,274 @@
-"""Loss by context length, on the same tokens for every model and every length.
+"""Loss by context length, on the same tokens for every model: the judge.
 
-Letters: B windows in a batch, T context length.
+matched: the same targets at every length, each with that many tokens before it. windows: text cut
+into windows of each length, all their targets. position: the loss along the longest window.
 """
 
-import numpy as np
+import json
+import math
+import re
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from itertools import groupby
+from pathlib import Path
+
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+import checkpoint
+import cli
 import data
-from model import GPT
+import results
+import rope
+from data.tokenizer import from_meta
+from judge import FINE, Prose, Retrieval, Score
+from log import clock, curve
+from machine import pick_device
+from model import GPT, GPTConfig
+from positions import POSITIONS
 
-RATIOS = (1, 2, 4)  # context lengths that training watches, in trained lengths
-BATCH_TOKENS = 8192  # tokens read at once: bounds memory, changes nothing
-
-
-def windows(tokens: np.ndarray, starts: np.ndarray, span: int, length: int) -> Tensor:
-    """Cut spans of `span` tokens into windows of `length` inputs: int64 (N, length + 1).
-
-    The last column is the target of the last input. Every target of the spans stands in exactly
-    one window, at whatever length, so that lengths are compared on the same tokens.
-    """
-    cuts = starts[:, None] + np.arange(0, span, length)  # (spans, windows in a span)
-    rows = cuts.reshape(-1, 1) + np.arange(length + 1)
-    return torch.from_numpy(tokens[rows].astype(np.int64))
+LENGTHS = "1/4x,1/2x,1x,2x,4x,8x,16x"
 
 
-@torch.no_grad()
-def window_loss(model: GPT, rows: Tensor, device: torch.device | str = "cpu") -> float:
-    """Mean loss in nats over all targets of the windows (N, T + 1). Leaves the model's mode alone.
+def parse(argv: list[str]) -> Namespace:
+    parser = cli.Parser(prog="python evaluate.py", description=__doc__)
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN", help="run folders, or checkpoints: out/rope out/alibi")
+    add("--lengths", default=LENGTHS, help="context lengths: tokens (1024), or 4x, 1/2x the "
+        f"trained length of each run (default: {LENGTHS})")  # fmt: skip
+    add("--rope_scaling", help="of rope models: none,linear,dynamic_yarn,... (default: all, each "
+        "fixed and dynamic; a model that was trained with a scaling: that one)")  # fmt: skip
+    add("--rope_factor", type=float, default=4.0, help="of the fixed scalings (default: 4)")
+    add("--passkey", action="store_true", help="keys named again, instead of loss on text")
+    add("--tokens", type=int, default=1536, help="targets of matched (default: 1536)")
+    add("--window_tokens", type=int, default=32768, help="targets of the others (default: 32768)")
+    add("--keys", type=int, default=200, help="texts of a length with --passkey (default: 200)")
+    add("--against", default="rope", help="run that differences are also taken against, unscaled "
+        "(default: rope)")  # fmt: skip
+    add("--json", metavar="FILE", help="where the rows go (default: results/DATASET.json); cells "
+        "that it holds are not measured again")  # fmt: skip
+    add("--data_dir", help="folder that holds the datasets (default: data/)")
+    add("--wandb", default="auto", choices=("auto", "online", "offline", "disabled"))
+    add("--device", default="auto", help="auto, cpu, cuda, mps")
+    args = parser.parse_args(argv)
+    for name in ("tokens", "window_tokens", "keys"):
+        if getattr(args, name) < 1:
+            raise ValueError(f"{name} is {getattr(args, name)}; it must be at least 1")
+    return args
 
-    Uses no randomness and no global state, so that evaluating cannot disturb training.
-    """
-    training, length = model.training, rows.size(1) - 1
-    model.eval()
-    total = 0.0
-    for part in rows.split(max(1, BATCH_TOKENS // length)):
-        x, y = part[:, :-1].to(device), part[:, 1:].to(device)  # (B, T)
-        losses = F.cross_entropy(model(x).flatten(0, 1), y.flatten(), reduction="none")
-        total += losses.sum().item()  # added up in float64, which not every device has
-    model.train(training)
-    return total / (rows.size(0) * length)
+
+def lengths_of(text: str, trained: int) -> list[int]:
+    """Tokens meant by --lengths: `1024`, `4x` or `1/4x` the trained length, in rising order."""
+    found = set()
+    for word in text.split(","):
+        meant = re.fullmatch(r"([0-9]{1,9}(?:/[1-9][0-9]{0,5})?|[0-9]{0,6}\.[0-9]{1,6})(x?)", word)
+        length = Fraction(meant[1]) * (trained if meant[2] else 1) if meant else Fraction(0)
+        if length < 1 or length.denominator > 1:
+            rule = "tokens (1024) or trained lengths (4x, 1/4x), whole and at least 1"
+            raise ValueError(f"lengths has {word!r}; it must be {rule}")
+        found.add(int(length))
+    return sorted(found)
 
 
-class HeldOut:
-    """Fixed validation windows at 1x, 2x and 4x the trained length, cut from the same spans.
+@dataclass
+class Form:
+    """One way to read with a model past its trained length."""
 
-    The spans depend on the documents and the trained length alone: every encoding is watched on
-    the same targets, at those of the lengths that it can place. Under beyond=slide nothing is
-    read past 1x, so there is nothing to watch there. Documents shorter than 4x give fewer lengths.
-    """
+    label: str
+    overrides: dict[str, object]
 
-    def __init__(self, model: GPT, dataset: data.Dataset, eval_tokens: int):
-        L, documents = model.config.block_size, dataset.documents("val")
-        longest = max(end - start for start, end in documents)
-        ratios = [r for r in RATIOS if r == 1 or r * L < longest]
-        span = L * ratios[-1]
-        starts = data.spans(documents, span, max(1, eval_tokens // span))
-        able = L if model.config.beyond == "slide" else model.reach
-        self.rows = {r: windows(dataset.val, starts, span, r * L) for r in ratios if r * L <= able}
 
-    def losses(self, model: GPT, device: torch.device | str) -> dict[str, float]:
-        """{"val/loss": ..., "val/loss_2x": ..., "val/loss_4x": ...}, nats a token."""
+def forms(config: GPTConfig, scalings: str | None, factor: float) -> list[Form]:
+    """All that is to be measured of one model; ValueError for scalings that it cannot have."""
+    if scalings is None and (config.rope_scaling != "none" or config.rope_train_len):
+        return [Form(config.rope_scaling, {})]  # as it was tuned
+    if "rope_scaling" in POSITIONS[config.pos].settings(config):
+        some = [name for name in rope.SCALINGS if name != "none"]
+        every = ["none", *some, *(f"dynamic_{name}" for name in some)]
+        names = scalings.split(",") if scalings else every
+        fixed = {name: {"rope_factor": factor} for name in names if name in some}
+        return [Form(name, {"rope_scaling": name} | fixed.get(name, {})) for name in names]
+    extends = POSITIONS[config.pos](replace(config, beyond="extend"))
+    ways = [way for way in extends.BEYOND if way != "slide" or extends.reach < math.inf]
+    return [Form("none" if way == "extend" else way, {"beyond": way}) for way in ways]
+
+
+@dataclass
+class Plan:
+    """One run folder, what to measure of it, and on what."""
+
+    path: str
+    config: GPTConfig
+    run: dict[str, object]  # all settings of its training
+    sha256: str
+    tokenizer: dict[str, object]
+    forms: list[Form]
+    lengths: list[int]
+
+
+def plan_of(path: str, args: Namespace) -> Plan:
+    state = checkpoint.read(path)
+    config = checkpoint.config_of(state)
+    ways = forms(config, args.rope_scaling, args.rope_factor)
+    for form in ways:
+        checkpoint.adapt(config, **form.overrides)  # refused now, and not an hour later
+    lengths = lengths_of(args.lengths, config.train_len)
+    return Plan(path, config, state["run"], state["sha256"], state["tokenizer"], ways, lengths)
+
+
+def open_material(plans: list[Plan], args: Namespace) -> Prose | Retrieval:
+    """What the runs are measured on: keys, or the held-out part of their own dataset."""
+    if len({json.dumps(plan.tokenizer) for plan in plans}) > 1:
+        raise ValueError("the runs have different tokenizers; evaluate one kind at a time")
+    if args.passkey:
+        return Retrieval(from_meta(plans[0].tokenizer), args.keys)
+    names = sorted({plan.run["dataset"] for plan in plans})
+    if len(names) > 1:
+        raise ValueError(f"the runs were trained on {' and '.join(names)}; evaluate one at a time")
+    dataset = data.load(names[0], Path(args.data_dir) if args.data_dir else data.DATA)
+    if dataset.meta["tokenizer"] != plans[0].tokenizer:
+        raise data.DataError(f"{dataset.name} is no longer made with the tokenizer of the runs")
+    if "task" in dataset.meta:
+        raise ValueError(f"{dataset.name} is a task of its own, not text; add --passkey")
+    longest = max(max(plan.lengths) for plan in plans)
+    return Prose(dataset, longest, (args.tokens, args.window_tokens))
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One pass: a model in one form, one protocol, one length."""
+
+    plan: Plan
+    form: Form
+    protocol: str
+    length: int
+    asked: str  # material.name: what else decides the result
+    cost: int  # tokens to read, about
+
+    @property
+    def row(self) -> results.Row:
+        c, factor = self.plan.config, self.form.overrides.get("rope_factor")
         return {
-            "val/loss" + (f"_{ratio}x" if ratio > 1 else ""): window_loss(model, rows, device)
-            for ratio, rows in self.rows.items()
+            "run": self.plan.run["name"] or c.pos,
+            "seed": self.plan.run["seed"],
+            "pos": c.pos,
+            "scaling": self.form.label,
+            "factor": factor,
+            "length": self.length,
+            "ratio": round(self.length / c.train_len, 4),
+            "protocol": self.protocol,
+            "trained": c.train_len,
+            "checkpoint_sha": self.plan.sha256[:12],
+            "asked": self.asked,
         }
+
+    @property
+    def unextended(self) -> bool:
+        """Whether it reads as the unscaled model does; a fixed scaling is always in force."""
+        fixed = "rope_factor" in self.form.overrides
+        return not fixed and self.length <= min(
+            self.plan.config.train_len, self.plan.config.block_size
+        )
+
+    def model(self, device: torch.device) -> GPT:
+        config = checkpoint.adapt(self.plan.config, **self.form.overrides)
+        return checkpoint.build(checkpoint.read(self.plan.path), config).eval().to(device)
+
+
+def cells(plan: Plan, args: Namespace, material: Prose | Retrieval) -> Iterator[Cell]:
+    """All cells of a run, in the order in which they are measured."""
+    L = plan.config.block_size
+    for form in plan.forms:
+        for c in plan.lengths:
+            if args.passkey:
+                yield Cell(plan, form, "passkey", c, material.name, args.keys * c)
+                continue
+            cost = args.tokens * (c if c <= L else FINE)
+            yield Cell(plan, form, "matched", c, material.name, cost)
+            yield Cell(plan, form, "windows", c, material.name, args.window_tokens)
+        if not args.passkey:
+            yield Cell(plan, form, "position", max(plan.lengths), material.name, 0)
+
+
+def lacking(todo: list[Cell], path: Path) -> list[Cell]:
+    """The cells that a file does not hold yet, of these very weights and targets."""
+    settled = (*results.SAME, "seed", "checkpoint_sha", "asked")
+    held = {tuple(row.get(name) for name in settled) for row in results.read(path)}
+    return [cell for cell in todo if tuple(cell.row[name] for name in settled) not in held]
+
+
+def measure(todo: list[Cell], material: Prose | Retrieval, path: Path, device: torch.device):
+    """Score the cells and append a row each, with a line of progress."""
+    origin = {"git": commit(), "torch": str(torch.__version__), "device": str(device)}
+    began, done, total = time.monotonic(), 0, sum(cell.cost for cell in todo)
+    for _, of_run in groupby(todo, lambda cell: cell.plan.path):
+        within: dict[tuple, Score] = {}
+        for _, of_form in groupby(of_run, lambda cell: cell.form.label):
+            model = None
+            for cell in of_form:
+                start = time.monotonic()
+                model = model or cell.model(device)
+                # Up to the trained length all ways to go past it are one model: scored once.
+                key = (cell.protocol, cell.length) if cell.unextended else cell
+                score = within.get(key) or getattr(material, cell.protocol)(model, cell.length)
+                within[key] = score
+                row = cell.row | score.row | origin
+                results.add(path, row | {"seconds": round(time.monotonic() - start, 2)})
+                done += cell.cost
+                left = (time.monotonic() - began) * (total - done) / max(1, done)
+                what = f"{cell.plan.path} {cell.form.label} {cell.protocol} {cell.length}"
+                progress(what, done / max(1, total), left)
+
+
+def progress(what: str, share: float, left: float) -> None:
+    """One line: replaced by the next on a terminal, a plain one elsewhere."""
+    before, after = ("\r\033[K", "") if sys.stderr.isatty() else ("", "\n")
+    text = f"{100 * share:3.0f}% {what} eta {clock(left)}"
+    print(f"{before}{text[:79]}", end=after, file=sys.stderr, flush=True)
+
+
+def mirror(plan: Plan, rows: list[results.Row], path: Path, wandb: str) -> None:
+    """The curves of a run's forms in wandb, each a run of its own beside the training's."""
+    for form in plan.forms:
+        alike = {"checkpoint_sha": plan.sha256[:12], "scaling": form.label}
+        if of := [row for row in rows if alike.items() <= row.items()]:
+            curve(plan.run | form.overrides | {"wandb": wandb}, path, of)
+
+
+def commit() -> str | None:
+    """The commit of this code, or None where there is none to be had."""
+    here = Path(__file__).parent
+    try:
+        found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, text=True,
+                               capture_output=True, check=False)  # fmt: skip
+    except OSError:
+        return None
+    return found.stdout.strip() or None
+
+
+def main(argv: list[str]) -> None:
+    args = parse(argv)
+    device = pick_device(args.device)
+    plans = [plan_of(path, args) for path in args.runs]
+    material = open_material(plans, args)
+    path = Path(args.json or f"results/{plans[0].run['dataset']}.json")
+    todo = [cell for plan in plans for cell in cells(plan, args, material)]
+    rest = lacking(todo, path)
+    if len(rest) < len(todo):
+        print(f"{len(todo) - len(rest)} of {len(todo)} cells are in {path}", file=sys.stderr)
+    measure(rest, material, path, device)
+    print("\r\033[K" * sys.stderr.isatty(), end="", file=sys.stderr)
+    names = {cell.row["run"] for cell in todo}
+    rows = [row for row in results.settle(path, args.against) if row["run"] in names]
+    for p in {cell.plan.path: cell.plan for cell in rest}.values():
+        mirror(p, results.read(path), path, args.wandb)
+    print("\n".join(results.lines(rows)))
+    print(f"\n{path}: {len(results.read(path))} rows")
+
+
+if __name__ == "__main__":
+    cli.end(main)

@@ -145,4 +145,26 @@ def _init(wandb, config: dict, run_id: str, job_type: str, mode: str):
     )
     for metric in ("train/*", "val/*", "lr", "tokens_per_s", "ms_per_step", "grad_norm"):
         run.define_metric(metric, step_metric="iter")
+    run.define_metric("ctx/*", step_metric="ctx/len")
     return run
+
+
+def curve(config: dict, path: Path, rows: list[dict]) -> None:
+    """Mirror one model's rows of results in wandb: ctx/loss over ctx/len, and a table of all."""
+    label = f"{config['name'] or config['pos']}-{config['seed']}-{rows[0]['scaling']}"
+    run_id = f"ctx-{label}-{time.strftime('%m%d-%H%M%S')}"
+    run = open_wandb(config | {"name": label}, run_id, "eval", path)
+    if run is None:
+        return
+    names = [name for name in rows[0] if name not in ("parts", "bins", "depths")]
+    try:
+        import wandb  # noqa: PLC0415 - as in open_wandb
+
+        for row in sorted(rows, key=lambda row: row["length"]):
+            found = {f"ctx/{name}": row[name] for name in ("loss", "accuracy") if row.get(name)}
+            if row["protocol"] in ("matched", "passkey"):
+                run.log({"ctx/len": row["length"]} | found)
+        run.log({"results": wandb.Table(names, [[row.get(n) for n in names] for row in rows])})
+        run.finish()
+    except Exception as error:  # as in Log.row
+        _off(error, path)

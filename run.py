@@ -21,7 +21,7 @@ import cli
 import data
 import data.prepare
 from configs import Config
-from evaluate import HeldOut
+from judge import HeldOut
 from machine import pick_device, pick_dtype
 from model import GPT, check_factor
 

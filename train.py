@@ -63,8 +63,9 @@ def train_step(run: Run) -> tuple[Tensor, Tensor]:
     total = torch.zeros((), device=run.device)
     for i in range(steps):
         micro = run.rank * steps + i
-        batch = data.batch(run.data.train, size, config.block_size, config.seed, run.iter, micro)
-        x, y = (torch.from_numpy(ids).to(run.device) for ids in batch)
+        where = config.block_size, config.seed, run.iter, micro, run.data.every
+        x, y = data.batch(run.data.train, size, *where)
+        x, y = (torch.from_numpy(ids).to(run.device) for ids in (x, run.data.targets(y)))
         torch.manual_seed(dropout_seed(config.seed, run.iter, micro))
         waits = i < steps - 1 and run.world > 1
         with run.forward.no_sync() if waits else nullcontext():
@@ -133,7 +134,7 @@ def loop(run: Run, log: Log | None, stop: Stop) -> int:
         if log is not None:
             if due:  # also when asked to stop: a resumed run does not come back to this step
                 with run.autocast:
-                    row |= run.held_out.losses(run.model, run.device)
+                    row |= run.held_out.losses(run.model)
             log.row(row)
             log.line(row)
             if due or asked:

@@ -44,6 +44,20 @@ class Dataset:
         """The sha256 of each token file, hex: a checkpoint keeps it to notice changed data."""
         return {split: self.meta["splits"][split]["sha256"] for split in SPLITS}
 
+    @property
+    def every(self) -> int:
+        """Training windows start at multiples of this: documents of one window each, or 1."""
+        return self.meta["task"]["every"] if "task" in self.meta else 1
+
+    def targets(self, y: np.ndarray) -> np.ndarray:
+        """`y` (B, T) with -1, which no loss counts, at every token that this dataset asks no one
+        to predict: all but those of its task that follow the first example in the window."""
+        if "task" not in self.meta:
+            return y
+        task = self.meta["task"]
+        seen = np.cumsum(y == task["after"], 1) > 0
+        return np.where(seen & np.isin(y, task["scored"]), y, -1)
+
     def documents(self, split: str) -> list[tuple[int, int]]:
         """(start, end) token offsets of every whole document of `split`, in file order."""
         entry = self.meta["splits"][split]
@@ -93,7 +107,14 @@ def read_meta(folder: Path) -> dict[str, Any]:
 def _sound(meta: dict[str, Any]) -> bool:
     size = meta["vocab_size"]
     whole = type(size) is int and 1 <= size <= MAX_VOCAB and isinstance(meta["tokenizer"], dict)
+    whole = whole and ("task" not in meta or _sound_task(meta["task"], size))
     return whole and all(_sound_split(meta["splits"][split]) for split in SPLITS)
+
+
+def _sound_task(task: dict[str, Any], size: int) -> bool:
+    tokens = [*task["scored"], task["after"]]
+    known = len(tokens) > 1 and all(type(i) is int and 0 <= i < size for i in tokens)
+    return known and type(task["every"]) is int and task["every"] > 0
 
 
 def _sound_split(entry: dict[str, Any]) -> bool:
@@ -140,13 +161,20 @@ def file_sha256(path: Path) -> str:
 
 
 def batch(
-    tokens: np.ndarray, batch_size: int, block_size: int, seed: int, step: int, micro: int = 0
+    tokens: np.ndarray,
+    batch_size: int,
+    block_size: int,
+    seed: int,
+    step: int,
+    micro: int = 0,
+    every: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs x and targets y, int64 (B, T) each; y is x one token later.
 
     Windows micro * B to (micro + 1) * B of the one sequence that (seed, step) draws: how a step
     is cut into micro-steps or shared among processes does not change what it reads. There is no
-    state to resume. DataError when the split has no window of T + 1 tokens.
+    state to resume. Windows start at multiples of `every`. DataError when the split has no window
+    of T + 1 tokens.
     """
     if len(tokens) < block_size + 1:
         name = Path(getattr(tokens, "filename", None) or "the split").name
@@ -154,7 +182,8 @@ def batch(
         raise DataError(f"{have}, block_size {block_size} needs {block_size + 1}")
     draw = np.random.default_rng([seed, step])
     # Drawn with replacement, over the borders of documents: as nanoGPT trains.
-    starts = draw.integers(len(tokens) - block_size, size=(micro + 1) * batch_size)[-batch_size:]
+    places = (len(tokens) - block_size - 1) // every + 1
+    starts = every * draw.integers(places, size=(micro + 1) * batch_size)[-batch_size:]
     windows = tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)  # (B, T + 1)
     return windows[:, :-1].copy(), windows[:, 1:].copy()
 

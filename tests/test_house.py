@@ -26,9 +26,11 @@ BELOW = {  # what a room may know of; everything else is above it or beside it
     "data": {"cli"},
     "log": set(),
     "machine": {"cli"},
-    "evaluate": {"checkpoint", "data", "model", "cli", "machine", "log"},
+    "judge": {"data", "model"},
+    "results": set(),
+    "evaluate": set("checkpoint cli data judge log machine model positions results rope".split()),
     "sample": {"checkpoint", "data", "model", "sampling", "cli", "machine"},
-    "run": {"checkpoint", "cli", "configs", "data", "evaluate", "machine", "model"},
+    "run": {"checkpoint", "cli", "configs", "data", "judge", "machine", "model"},
     "train": {"checkpoint", "cli", "configs", "data", "log", "machine", "run"},
 }
 ENCODINGS = ("learned", "sinusoidal", "rope", "alibi", "nope")
@@ -72,7 +74,7 @@ def test_nothing_read_is_ever_run(path):
             }
 
 
-@pytest.mark.parametrize("folder", ["configs", "configs/gpt2"])
+@pytest.mark.parametrize("folder", ["configs", "configs/gpt2", "configs/passkey"])
 def test_the_encodings_configs_differ_in_name_and_pos_alone(folder):
     runs = [vars(configs.load([str(ROOT / folder / f"{e}.py")])) for e in ENCODINGS]
     shared = [{k: v for k, v in run.items() if k not in ("name", "pos")} for run in runs]

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import history
 from transformers import get_cosine_schedule_with_warmup
 
 import checkpoint
@@ -25,7 +26,7 @@ import data
 import data.prepare
 import train
 from checkpoint import CheckpointError
-from evaluate import HeldOut
+from judge import HeldOut
 from model import GPT, GPTConfig
 from positions import POSITIONS
 from run import claim_folder, optimizer_groups, split_batch, start
@@ -446,19 +447,11 @@ def test_a_compiled_run_learns_the_same(flags, tmp_path):
 # ---- wandb -------------------------------------------------------------------------------------
 
 
-def test_offline_wandb_holds_the_same_curves(flags, tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    for name in ("WANDB_API_KEY", "WANDB_MODE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+def test_offline_wandb_holds_the_same_curves(flags, tmp_path, offline_wandb):
     folder = run(flags, "--wandb=auto", folder=tmp_path / "curves")
-    (kept,) = (tmp_path / "wandb").glob("offline-run-*")
+    (kept,) = offline_wandb.glob("offline-run-*")
     assert "curves" in kept.name
-    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(kept)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    records = [json.loads(line) for line in done.stdout.splitlines()]
-    mirror = [record["history"]["item"] for record in records if record["type"] == "history"]
-    shown = [{k: v for k, v in item.items() if not k.startswith("_")} for item in mirror]
+    shown = history(kept)
     assert shown == rows(folder)
     assert {"val/loss", "val/loss_2x", "val/loss_4x"} <= shown[-1].keys()
 

@@ -1,0 +1,13 @@
+"""A trained rope model carried to 4x in 5 % of its steps."""
+
+name = "finetune-ntk"
+pos = "rope"
+init_from = "out/rope"
+block_size = 4 * 256
+batch_size = 16 // 4
+rope_scaling = "ntk"
+rope_train_len = 256
+max_iters = 1200 // 20
+warmup_iters = 6
+learning_rate = 5e-4
+min_lr = 5e-5

@@ -1,0 +1,9 @@
+"""Repeat a key out of noise: read it back with `python evaluate.py --passkey`."""
+
+name = "passkey-rope"
+pos = "rope"
+dataset = "passkey"
+block_size = 128
+batch_size = 32
+max_iters = 600
+warmup_iters = 50
