@@ -44,9 +44,9 @@ def parse(argv: list[str]) -> Namespace:
         "fixed and dynamic; a model that was trained with a scaling: that one)")  # fmt: skip
     add("--rope_factor", type=float, default=4.0, help="of the fixed scalings (default: 4)")
     add("--passkey", action="store_true", help="keys named again, instead of loss on text")
-    add("--tokens", type=int, default=1536, help="targets of matched (default: 1536)")
+    add("--tokens", type=int, default=1024, help="targets of matched (default: 1024)")
     add("--window_tokens", type=int, default=32768, help="targets of the others (default: 32768)")
-    add("--keys", type=int, default=200, help="texts of a length with --passkey (default: 200)")
+    add("--keys", type=int, default=150, help="texts of a length with --passkey (default: 150)")
     add("--against", default="rope", help="run that differences are also taken against, unscaled "
         "(default: rope)")  # fmt: skip
     add("--json", metavar="FILE", help="where the rows go (default: results/DATASET.json); cells "

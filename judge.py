@@ -77,6 +77,7 @@ class HeldOut:
     The spans depend on the documents and the trained length alone: every encoding is watched on
     the same targets, at those of the lengths that it can place. Under beyond=slide nothing is
     read past 1x, so there is nothing to watch there. Documents shorter than 4x give fewer lengths.
+    Of a task, what follows the first example in a window counts, which a longer one has more of.
     """
 
     def __init__(self, model: GPT, dataset: data.Dataset, eval_tokens: int):

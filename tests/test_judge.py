@@ -1,7 +1,11 @@
 """The judge against models of known loss, and against one forward pass a target."""
 
 import math
+import subprocess
+import sys
+import textwrap
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -271,3 +275,37 @@ def test_keys_are_named_by_who_has_read_them_and_by_no_one_else(length):
     n = score.more["outside_n"]
     assert slid[:n].sum() == 0
     assert slid[n + 1 :].all()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("settings", "length"),
+    [
+        ({"n_layer": 1, "n_embd": 8}, 131072),
+        ({"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 256}, 4096),
+        ({"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 256, "pos": "alibi"}, 4096),
+    ],
+    ids=["131072 tokens of a tiny model", "16x of a 256 model", "16x with a bias"],
+)
+def test_long_contexts_fit_into_4_gib(settings, length, tmp_path):
+    """In a process of its own, whose largest memory is measured."""
+    code = f"""
+        import resource, numpy as np, torch
+        from data import Dataset
+        from judge import Prose
+        from model import GPT, GPTConfig
+        size = {length} + 40
+        split = {{"documents": [0], "tokens": size, "sha256": "a"}}
+        tokens = np.random.default_rng(0).integers(79, size=size).astype("<u2")
+        dataset = Dataset("made", {{"splits": {{"val": split, "train": split}}}}, tokens, tokens)
+        prose = Prose(dataset, {length}, (32, {length}))
+        model = GPT(GPTConfig(**{SMALL | settings | {"vocab_size": 79}!r})).eval()
+        for protocol in (prose.matched, prose.windows, prose.position):
+            assert protocol(model, {length}).parts
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    root = Path(judge.__file__).parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    print(f"{float(done.stdout):.2f} GiB")
+    assert float(done.stdout) < 4

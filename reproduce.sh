@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# Every number, table and figure of the README: trained, measured and drawn, three seeds of each.
+# Stop it and start it again at any point: finished runs and measured cells are skipped.
+# shellcheck disable=SC2046,SC2059,SC2086 # lists are split into words on purpose
+set -euo pipefail
+cd "$(dirname "$0")"
+
+seeds=${SEEDS:-1337 1 2}
+jobs=${JOBS:-$(getconf _NPROCESSORS_ONLN)} # a process a core is faster than a core more a process
+encodings="rope learned sinusoidal alibi nope"
+methods="none linear ntk yarn"
+export OMP_NUM_THREADS=1
+
+train() { # FOLDER [setting ...]
+    [ ! -e "$1/finished" ] || return 0
+    [ ! -e "$1/ckpt.pt" ] || set -- "$@" --resume
+    echo "training $1"
+    mkdir -p "$1"
+    python train.py --out_dir="$@" >>"$1/log.txt" 2>&1 || { tail -n 3 "$1/log.txt"; return 1; }
+    touch "$1/finished"
+}
+
+judge() { # FOLDER [flag ...]
+    echo "judging $1"
+    python evaluate.py "$@" >>"$1/log.txt" 2>&1 || { tail -n 3 "$1/log.txt"; return 1; }
+}
+export -f train judge
+together() { xargs -P "$jobs" -I {} bash -c '{}'; } # the commands on stdin, as many as there are cores
+
+for name in shakespeare passkey passkey-4x; do python -m data.prepare $name; done
+
+for seed in $seeds; do
+    for e in $encodings; do echo "train out/$e-$seed configs/$e.py --seed=$seed"; done
+    for e in $encodings; do echo "train out/passkey-$e-$seed configs/passkey/$e.py --seed=$seed"; done
+    echo "train out/rope-4x-$seed configs/rope_4x.py --seed=$seed"
+done | together
+
+for seed in $seeds; do
+    for m in $methods; do
+        for task in "" passkey/; do
+            from=out/${task/\//-}rope-$seed to=out/${task/\//-}finetune-$m-$seed
+            echo "train $to configs/${task}finetune_$m.py --seed=$seed --init_from=$from"
+        done
+    done
+done | together
+
+prose="--json results/prose.json"
+passkey="--json results/passkey.json --passkey --against passkey-rope --lengths 128,256,512,1024"
+tuned=$(printf 'finetune-%s ' $methods)
+runs() { for name in $1; do printf "out/$2$name-%s\n" $seeds; done; } # all seeds of each name
+{
+    for run in $(runs "$encodings rope-4x $tuned" ""); do
+        echo "judge $run $prose --lengths 256,512,1024,2048,4096"
+    done
+    # Within the trained length no scaling is needed; the longest again, for the same targets.
+    for run in $(runs "$encodings" ""); do
+        echo "judge $run $prose --lengths 64,128,4096 --rope_scaling none"
+    done
+    for run in $(runs "$encodings $tuned" passkey-); do echo "judge $run $passkey"; done
+} | together
+
+# Everything is measured now: these print the tables.
+python evaluate.py $(runs "$encodings rope-4x $tuned" "") $prose --lengths 256,512,1024,2048,4096
+python evaluate.py $(runs "$encodings $tuned" passkey-) $passkey
+python plot.py --training $(runs "$encodings rope-4x $tuned" "")
