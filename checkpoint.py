@@ -159,13 +159,13 @@ def load(path: str | Path, **overrides) -> tuple[GPT, dict]:
     """(model in eval mode, info) from a run folder or its ckpt.pt.
 
     overrides are GPTConfig fields (rope_scaling, rope_factor, beyond, ...). info holds all that was
-    saved but the weights and the optimizer: iter, config, run, tokenizer, data, sha256, path.
+    saved but the weights and the optimizers: iter, config, run, tokenizer, data, sha256, path.
     Raises CheckpointError (a ValueError) naming what is wrong with the file, ValueError for an
     override that cannot be.
     """
     state = read(path)
     model = build(state, adapt(config_of(state), **overrides)).eval()
-    return model, {k: v for k, v in state.items() if k not in ("model", "optimizer", "scaler")}
+    return model, {k: v for k, v in state.items() if k not in ("model", "optimizers", "scaler")}
 
 
 def describe(model: GPT) -> dict:

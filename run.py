@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -46,7 +46,7 @@ class Run:
     world: int
     model: GPT
     forward: nn.Module  # the model, compiled and synchronised
-    optimizer: torch.optim.Optimizer
+    optimizers: list[torch.optim.Optimizer]
     scaler: torch.amp.GradScaler
     held_out: HeldOut
     run_id: str  # readable, since wandb names folders by it
@@ -99,22 +99,29 @@ def fit_vocabulary(config: Config, dataset: data.Dataset) -> Config:
     return replace(config, vocab_size=config.vocab_size or dataset.vocab_size)
 
 
-def optimizer_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """All parameters once: matrices decay, vectors (biases and norms) do not."""
-    matrices = [p for p in model.parameters() if p.dim() >= 2]
-    vectors = [p for p in model.parameters() if p.dim() < 2]
+def optimizer_groups(model: nn.Module, weight_decay: float, without: Iterable = ()) -> list[dict]:
+    """All parameters but some, once: matrices decay, vectors (biases and norms) do not."""
+    others = {id(parameter) for parameter in without}
+    kept = [p for p in model.parameters() if id(p) not in others]
     return [
-        {"params": matrices, "weight_decay": weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+        {"params": [p for p in kept if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in kept if p.dim() < 2], "weight_decay": 0.0},
     ]
 
 
-def make_optimizer(config: Config, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(
-        optimizer_groups(model, config.weight_decay),
+def make_optimizers(
+    config: Config, model: GPT, device: torch.device
+) -> list[torch.optim.Optimizer]:
+    """AdamW; with optimizer=muon it is left the embeddings and norms, and Muon takes the matrices
+    of the blocks, at steps of AdamW's size (arXiv:2502.16982)."""
+    hidden = [p for p in model.h.parameters() if p.dim() == 2 and config.optimizer == "muon"]
+    adamw = torch.optim.AdamW(
+        optimizer_groups(model, config.weight_decay, without=hidden),
         betas=(config.beta1, config.beta2),
         fused=device.type in ("cpu", "cuda"),
     )
+    settings = {"weight_decay": config.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
+    return [adamw, torch.optim.Muon(hidden, **settings)] if hidden else [adamw]
 
 
 def carry_over(config: Config, dataset: data.Dataset, state: dict) -> Config:
@@ -210,16 +217,17 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     model.to(device).train()
     forward = torch.compile(model) if config.compile else model
     forward = DistributedDataParallel(forward) if world > 1 else forward
-    optimizer = make_optimizer(config, model, device)
+    optimizers = make_optimizers(config, model, device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
     run_id = f"{re.sub(r'[^a-zA-Z0-9._-]', '-', config.folder.name)}-{time.strftime('%m%d-%H%M%S')}"
     machine = device, dtype, rank, world
     held_out = HeldOut(model, dataset, config.eval_tokens)
-    run = Run(config, dataset, *machine, model, forward, optimizer, scaler, held_out, run_id)
+    run = Run(config, dataset, *machine, model, forward, optimizers, scaler, held_out, run_id)
     if config.resume:
-        # The moments of the checkpoint, the settings of the config.
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict(state["optimizer"] | {"param_groups": groups})
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            # The moments of the checkpoint, the settings of the config.
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict(kept | {"param_groups": groups})
         scaler.load_state_dict(state["scaler"])
         run.iter, run.skipped, run.run_id = state["iter"], state["skipped"], state["run_id"]
     return run

@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import nullcontext
 from dataclasses import asdict
+from itertools import chain
 
 import numpy as np
 import torch
@@ -57,7 +58,7 @@ def learning_rate(config: Config, step: int) -> float:
 def train_step(run: Run) -> tuple[Tensor, Tensor]:
     """One optimizer step. Returns this process's mean loss and the gradient's norm."""
     config = run.config
-    for group in run.optimizer.param_groups:
+    for group in chain.from_iterable(o.param_groups for o in run.optimizers):
         group["lr"] = learning_rate(config, run.iter)
     steps, size = split_batch(config, run.world)
     total = torch.zeros((), device=run.device)
@@ -73,12 +74,14 @@ def train_step(run: Run) -> tuple[Tensor, Tensor]:
                 loss = run.forward(x, y) / steps
             run.scaler.scale(loss).backward()
         total += loss.detach()
-    run.scaler.unscale_(run.optimizer)
+    for optimizer in run.optimizers:
+        run.scaler.unscale_(optimizer)
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.grad_clip or math.inf)
     check_finite(run, total, norm)
-    run.scaler.step(run.optimizer)
+    for optimizer in run.optimizers:
+        run.scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
     run.scaler.update()
-    run.optimizer.zero_grad(set_to_none=True)
     run.iter += 1
     return total, norm
 
@@ -102,7 +105,7 @@ def check_finite(run: Run, loss: Tensor, norm: Tensor) -> None:
 
 def save(run: Run) -> None:
     state = checkpoint.describe(run.model) | {
-        "optimizer": run.optimizer.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
         "scaler": run.scaler.state_dict(),
         "iter": run.iter,
         "skipped": run.skipped,

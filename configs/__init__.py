@@ -31,11 +31,12 @@ class Config(GPTConfig):
     max_iters: int = 1200  # optimizer steps
     batch_size: int = 16  # windows in a micro-step
     gradient_accumulation_steps: int = 1  # micro-steps in a step, over all processes
+    optimizer: str = "adamw"  # adamw, or muon: for the blocks' matrices, and AdamW for the rest
     learning_rate: float = 2e-3  # peak of the schedule
     min_lr: float = 2e-4  # where the cosine ends
     warmup_iters: int = 100  # steps of linear warmup
     lr_decay_iters: int | None = None  # step at which the cosine ends (None: max_iters)
-    weight_decay: float = 0.1  # AdamW's, on matrices only
+    weight_decay: float = 0.1  # on matrices only
     beta1: float = 0.9  # AdamW's
     beta2: float = 0.99  # AdamW's
     grad_clip: float = 1.0  # largest norm of the gradient (0: no clipping)
@@ -94,6 +95,7 @@ class Config(GPTConfig):
 
 CHOICES = {
     "device": r"auto|cpu|mps|cuda|cuda:[0-9]+",
+    "optimizer": "adamw|muon",
     "dtype": "auto|float32|bfloat16|float16",
     "wandb": "auto|online|offline|disabled",
 }

@@ -29,7 +29,7 @@ from checkpoint import CheckpointError
 from judge import HeldOut
 from model import GPT, GPTConfig
 from positions import POSITIONS
-from run import claim_folder, optimizer_groups, split_batch, start
+from run import claim_folder, make_optimizers, optimizer_groups, split_batch, start
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,9 +48,10 @@ def fingerprint(folder: Path) -> str:
     state, digest = checkpoint.read(folder), hashlib.sha256()
     for name in sorted(state["model"]):
         digest.update(state["model"][name].numpy().tobytes())
-    for _, moments in sorted(state["optimizer"]["state"].items()):
-        for name in sorted(moments):
-            digest.update(moments[name].numpy().tobytes())
+    for optimizer in state["optimizers"]:
+        for _, moments in sorted(optimizer["state"].items()):
+            for name in sorted(moments):
+                digest.update(moments[name].numpy().tobytes())
     digest.update(repr(state["scaler"]).encode())
     return digest.hexdigest()
 
@@ -127,6 +128,7 @@ def test_the_same_tokens_at_every_length(corpus):
         ("bfloat16", []),
         ("float16", []),
         ("float32", ["--gradient_accumulation_steps=3"]),
+        ("float32", ["--optimizer=muon"]),
     ],
 )
 def test_resuming_is_exact_from_every_step(flags, tmp_path, dtype, more):
@@ -234,6 +236,22 @@ def test_optimizer_groups_hold_every_parameter_once(pos):
     names = {id(p): name for name, p in model.named_parameters()}
     assert all(names[id(p)].endswith(("bias", "ln_1.weight", "ln_2.weight", "ln_f.weight"))
                for p in groups[1]["params"])  # fmt: skip
+
+
+def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
+    config = configs.load(["--optimizer=muon", "--vocab_size=9", "--pos=learned", "--bias"])
+    model = GPT(config.gpt)
+    adamw, muon = make_optimizers(config, model, torch.device("cpu"))
+    names = {id(p): name for name, p in model.named_parameters()}
+    kinds = [
+        [names[id(p)] for group in o.param_groups for p in group["params"]] for o in (adamw, muon)
+    ]
+    assert len(names) == len(kinds[0]) + len(kinds[1])
+    assert set(kinds[0]) | set(kinds[1]) == set(names.values())
+    assert {name.split(".", 2)[2] for name in kinds[1]} == {
+        *("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+    }
+    assert len(make_optimizers(configs.load(["--vocab_size=9"]), model, torch.device("cpu"))) == 1
 
 
 def test_a_run_is_not_overwritten_unless_asked(flags, tmp_path):
@@ -394,7 +412,7 @@ def test_another_model_is_not_taken_for_the_same_shape(flags, tmp_path):
 def test_settings_of_the_optimizer_follow_the_resumed_config(flags, capsys):
     run(flags, "--max_iters=3")
     folder = run(flags, "--resume", "--weight_decay=0.5", "--beta1=0.8")
-    groups = checkpoint.read(folder)["optimizer"]["param_groups"]
+    groups = checkpoint.read(folder)["optimizers"][0]["param_groups"]
     assert [(g["weight_decay"], g["betas"][0]) for g in groups] == [(0.5, 0.8), (0.0, 0.8)]
     assert "weight_decay was 0.1, is 0.5" in capsys.readouterr().err
     with pytest.raises(ValueError, match="is at step 6 already; raise max_iters"):
