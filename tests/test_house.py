@@ -28,6 +28,8 @@ BELOW = {  # what a room may know of; everything else is above it or beside it
     "machine": {"cli"},
     "judge": {"data", "model"},
     "results": set(),
+    "tables": set(),
+    "plot": {"tables"},
     "evaluate": set("checkpoint cli data judge log machine model positions results rope".split()),
     "sample": {"checkpoint", "data", "model", "sampling", "cli", "machine"},
     "run": {"checkpoint", "cli", "configs", "data", "judge", "machine", "model"},

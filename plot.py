@@ -1,0 +1,250 @@
+"""Figures and README tables from results/*.json alone.
+
+docs/extrapolation.svg .png   loss and retrieval against context length
+docs/training.svg .png        held-out loss at 1x, 2x and 4x while training
+README.md                     what stands between <!-- plot.py NAME --> and <!-- /plot.py NAME -->
+"""
+
+import argparse
+import io
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import tables
+from tables import CEILING, Method, Scores, load, read, splice
+
+ROOT = Path(__file__).parent
+BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (  # Okabe and Ito's, told apart by the colour-blind
+    "#000000 #E69F00 #56B4E9 #009E73 #0072B2 #D55E00 #CC79A7".split()
+)
+PANELS = {
+    "encodings, unscaled": {
+        "rope": (Method("rope"), BLACK, "-"),
+        "alibi": (Method("alibi"), GREEN, "-"),
+        "nope": (Method("nope"), BLUE, "-"),
+        "sinusoidal": (Method("sinusoidal"), PINK, "-"),
+        "learned, slide": (Method("learned", "slide"), ORANGE, "-"),
+        "learned, interp.": (Method("learned", "interpolate"), ORANGE, "--"),
+    },
+    "rope, scaled (dynamic)": {
+        "none": (Method("rope"), BLACK, "-"),
+        "linear": (Method("rope", "dynamic_linear"), ORANGE, "-"),
+        "ntk": (Method("rope", "dynamic_ntk"), SKY, "-"),
+        "ntk_by_parts": (Method("rope", "dynamic_ntk_by_parts"), GREEN, "-"),
+        "yarn": (Method("rope", "dynamic_yarn"), RED, "-"),
+        "llama3": (Method("rope", "dynamic_llama3"), BLUE, "-"),
+        "trained at 4x": (Method(CEILING), PINK, "--"),
+    },
+}
+TRAINED = {"rope": BLACK, "alibi": GREEN, "nope": BLUE, "sinusoidal": PINK, "learned": ORANGE}
+LOSSES = {"1x": "val/loss", "2x": "val/loss_2x", "4x": "val/loss_4x"}
+HARM = 1.3  # nats above the window at which a panel ends: what leaves it is marked
+STYLE = {
+    "svg.hashsalt": "nanorope",
+    "svg.fonttype": "none",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+class Line(NamedTuple):
+    label: str
+    colour: str
+    style: str
+    x: np.ndarray
+    y: np.ndarray  # mean over seeds
+    sd: np.ndarray
+
+
+def apart(wanted: list[float], gap: float, low: float = 0.0, high: float = 1.0) -> np.ndarray:
+    """Places nearest to those wanted (least squares), in their order, `gap` apart, in bounds.
+
+    What overlaps is pooled into a block around its mean: isotonic regression (Barlow, 1972).
+    """
+    order = np.argsort(wanted, kind="stable")
+    steps = gap * np.arange(len(wanted))
+    blocks: list[list[float]] = []
+    for place in np.asarray(wanted, float)[order] - steps:
+        blocks.append([place])
+        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
+            blocks[-2:] = [blocks[-2] + blocks[-1]]
+    pooled = np.concatenate([np.full(len(b), np.mean(b)) for b in blocks]) if blocks else steps
+    places = np.empty(len(wanted))
+    places[order] = np.clip(pooled, low, max(low, high - gap * (len(wanted) - 1))) + steps
+    return places
+
+
+def draw(axes: Axes, lines: list[Line], low: float, high: float) -> None:
+    """Curves with bands, named at the right edge; a triangle where one leaves at the top."""
+    axes.set_ylim(low, high)
+    for line in lines:
+        band = line.y - line.sd, line.y + line.sd
+        axes.fill_between(line.x, *band, color=line.colour, alpha=0.2, lw=0)
+        axes.plot(line.x, line.y, line.style, color=line.colour, marker="o", markersize=2.5)
+        for x in leaves(line, high):
+            axes.plot(x, high, "^", color=line.colour, markersize=6, clip_on=False, gid="off-scale")
+    height = axes.get_position().height * axes.figure.get_figheight() * 72  # points
+    ends = [(min(line.y[-1], high) - low) / (high - low) for line in lines]
+    for line, end, place in zip(lines, ends, apart(ends, 11 / height), strict=True):
+        gone = line.y[-1] > high
+        leader = {"arrowstyle": "-", "color": line.colour, "lw": 0.6, "relpos": (0, 0.5)}
+        axes.annotate(
+            line.label + (f" ▲ {line.y[-1]:.2f}" if gone else ""),
+            (line.x[-1], low + end * (high - low)),
+            (1.08, place),
+            textcoords="axes fraction",
+            va="center",
+            color=line.colour,
+            arrowprops=None if gone else leader,
+            annotation_clip=False,
+        )
+
+
+def leaves(line: Line, high: float) -> list[float]:
+    """Where a line crosses the top on its way up, x on a log scale; its start if always above."""
+    above = line.y > high
+    ups = np.flatnonzero(above[1:] & ~above[:-1])
+    part = (high - line.y[ups]) / (line.y[ups + 1] - line.y[ups])
+    crossings = line.x[ups] * (line.x[ups + 1] / line.x[ups]) ** part
+    return list(line.x[:1] if above.all() else crossings)
+
+
+def curve(scores: Scores, label: str, name: str, style: tuple) -> Line | None:
+    method, colour, dash = style
+    rows = [row for n in scores.lengths if (row := scores.at(method, n)).get(name) is not None]
+    columns = [[row["length"], row[name], row["spread"] or 0] for row in rows]
+    return Line(label, colour, dash, *np.array(columns, float).T) if rows else None
+
+
+def length_panel(axes: Axes, scores: Scores, name: str, shown: dict, low, high) -> None:
+    lines = [line for label, style in shown.items() if (line := curve(scores, label, name, style))]
+    axes.set_xscale("log", base=2)
+    ticks = scores.lengths
+    axes.set_xticks(ticks, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in ticks])
+    axes.minorticks_off()
+    axes.axvline(scores.trained, color="0.4", ls="--", lw=0.8)
+    axes.axvspan(scores.trained, max(scores.lengths), color="0.95", lw=0, zorder=0)
+    draw(axes, lines, low, high)
+
+
+def extrapolation(s: dict[str, Scores]) -> Figure:
+    figure = Figure(figsize=(9.5, 7))
+    grid = figure.subplots(2, 2)
+    figure.subplots_adjust(left=0.07, right=0.86, top=0.94, bottom=0.08, wspace=0.75, hspace=0.32)
+    text, keys = s["matched"], s["passkey"]
+    window = text.at(Method("rope"), text.trained).get("loss", 1.6)
+    for (title, shown), (left, right) in zip(PANELS.items(), grid, strict=True):
+        left.set_title(f"prose: {title}", fontsize=10)
+        right.set_title(f"retrieval: {title}", fontsize=10)
+        left.set_ylabel("loss, nats a character")
+        right.set_ylabel("keys named exactly")
+        left.axhline(window, color="0.4", ls=":", lw=1)  # what a sliding window has
+        length_panel(left, text, "loss", shown, window - 0.2, window + HARM)
+        length_panel(right, keys, "accuracy", shown, -0.02, 1.02)
+    for axes in grid[-1]:
+        axes.set_xlabel("context length, characters (dashed: trained length)")
+    return figure
+
+
+def training(rows: list[dict]) -> Figure:
+    figure = Figure(figsize=(9.5, 3.2))
+    panels = figure.subplots(1, 3, sharey=True)
+    figure.subplots_adjust(left=0.07, right=0.9, top=0.9, bottom=0.16, wspace=0.55)
+    for axes, (ratio, name) in zip(panels, LOSSES.items(), strict=True):
+        axes.set_title(f"held-out loss at {ratio}", fontsize=10)
+        axes.set_xlabel("step")
+        lines = []
+        for run, colour in TRAINED.items():
+            at: dict[int, list[float]] = {}
+            for row in rows:
+                if row["run"] == run and name in row:
+                    at.setdefault(row["iter"], []).append(row[name])
+            mean = [np.mean(found) for found in at.values()]
+            sd = [np.std(found, ddof=len(found) > 1) for found in at.values()]
+            lines += [Line(run, colour, "-", *map(np.array, (list(at), mean, sd)))] if at else []
+        draw(axes, lines, 1.5, 3.0)
+    panels[0].set_ylabel("nats a character")
+    return figure
+
+
+def condense(runs: list[str], path: Path) -> None:
+    """The held-out losses of finished runs, out of their metrics.jsonl, into one small file."""
+    rows = []
+    for folder in map(Path, runs):
+        config = json.loads((folder / "config.json").read_text())
+        named = {"run": config["name"] or config["pos"], "seed": config["seed"]}
+        for line in (folder / "metrics.jsonl").read_text().splitlines():
+            row = json.loads(line)
+            found = {name: round(row[name], 5) for name in LOSSES.values() if name in row}
+            rows += [named | {"iter": row["iter"]} | found] if found else []
+    path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+
+
+def pictures(root: Path) -> dict[Path, bytes]:
+    """Every file that is drawn, and what it holds."""
+    made = {}
+    with matplotlib.rc_context(STYLE):
+        rows = read(root / "results/training.json", {"run", "seed", "iter"})
+        figures = {"extrapolation": extrapolation(load(root)), "training": training(rows)}
+        for name, figure in figures.items():
+            for kind, settings in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
+                buffer = io.BytesIO()
+                figure.savefig(buffer, format=kind, **settings)
+                made[root / f"docs/{name}.{kind}"] = buffer.getvalue()
+    return made
+
+
+def readme(root: Path) -> str:
+    text = (root / "README.md").read_text()
+    for name, table in tables.tables(**load(root)).items():
+        text = splice(text, name, table)
+    return text
+
+
+def stale(root: Path) -> list[str]:
+    """What is not as it would be made now. PNG files, which differ by machine, are not compared."""
+    drawn = [path for path in pictures(root).items() if path[0].suffix == ".svg"]
+    found = [path.name for path, made in drawn if not path.exists() or path.read_bytes() != made]
+    return found + ["README.md"] * ((root / "README.md").read_text() != readme(root))
+
+
+def main(argv: list[str], root: Path = ROOT) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python plot.py",
+        description=__doc__,
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--training", nargs="+", metavar="RUN", help="run folders to condense into "
+        "results/training.json first")  # fmt: skip
+    add("--check", action="store_true", help="write nothing; exit 1 where what is there is not "
+        "what would be made")  # fmt: skip
+    args = parser.parse_args(argv)
+    if args.check:
+        old = stale(root)
+        if old:
+            print(f"error: {', '.join(old)} not up to date; run python plot.py", file=sys.stderr)
+        return 1 if old else 0
+    if args.training:
+        condense(args.training, root / "results/training.json")
+    for path, content in pictures(root).items():
+        path.write_bytes(content)
+    (root / "README.md").write_text(readme(root))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (ValueError, OSError, KeyError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,178 @@
+"""Figures and README tables from made-up results, and whether the committed ones are up to date."""
+
+import ast
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import plot
+import tables
+
+NAMES = ("headline", "room", "prose", "windows", "passkey")
+
+
+def three(name, value, half):
+    ends = {"": value, "_low": value - half, "_high": value + half}
+    return {name + end: round(x, 5) for end, x in ends.items()}
+
+
+def row(run, scaling, length, trained=256, seeds=3, factor=None, **more):
+    fixed = {"run": run, "seed": None, "seeds": list(range(seeds)), "scaling": scaling}
+    fixed |= {"factor": factor, "length": length, "trained": trained, "spread": 0.0123}
+    return fixed | more
+
+
+def text(run, scaling, harm, length, protocol="matched", **more):
+    """A row of results/prose.json, `harm` nats above a window of 1.6."""
+    scores = three("over_window", harm, 0.02) | {"loss": round(1.6 + harm, 5)}
+    return row(run, scaling, length, **more) | scores | {"protocol": protocol}
+
+
+def keys(run, scaling, accuracy, outside, length, **more):
+    found = {"accuracy": accuracy, "loss": None, "outside": None, "protocol": "passkey"}
+    found |= three("outside", outside, 0.03) if outside is not None else {}
+    return row(f"passkey-{run}", scaling, length, 128, **more) | found
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository of results and a README, and nothing drawn yet."""
+    for folder in ("results", "docs"):
+        (tmp_path / folder).mkdir()
+    prose = []
+    for protocol in ("matched", "windows"):
+        for length, none, yarn in ((256, 0, 0.1), (512, 0.64, 0.12), (1024, 2.5, 0.266)):
+            prose.append(text("rope", "none", none, length, protocol))
+            prose.append(text("rope", "yarn", yarn, length, protocol, factor=4.0))
+        prose.append(text("alibi", "none", 0.045, 1024, protocol, seeds=2))
+        prose.append(text("rope-4x", "none", -0.05, 1024, protocol, trained=1024, seeds=1))
+        prose.append(text("finetune-yarn", "yarn", -0.2, 1024, protocol))
+    prose.append(text("learned", "none", 0, 512) | {"loss": None, "over_window": None})
+    prose.append(text("rope", "none", 0, 256) | {"seed": 1, "loss": 99.0})  # of one model
+    passkey = [keys("rope", "none", 0.96, None, 128), keys("rope", "none", 0.2, 0.0, 512)]
+    passkey += [keys("rope", "dynamic_yarn", 0.7, 0.69, 512)]
+    training = [{"run": "rope", "seed": s, "iter": i, "val/loss": 3 - i / 100 + s / 10,
+                 "val/loss_2x": 2.0} for s in (1, 2) for i in (50, 100)]  # fmt: skip
+    for name, rows in (("prose", prose), ("passkey", passkey), ("training", training)):
+        (tmp_path / f"results/{name}.json").write_text(json.dumps(rows))
+    marks = "".join(f"<!-- plot.py {name} -->\n<!-- /plot.py {name} -->\n" for name in NAMES)
+    (tmp_path / "README.md").write_text(f"before\n{marks}after\n")
+    return tmp_path
+
+
+def table(root, name):
+    return tables.tables(**tables.load(root))[name].splitlines()
+
+
+def test_the_headline_has_two_numbers_a_method(root):
+    lines = table(root, "headline")
+    assert lines[2:7] == [
+        "| `alibi` | **+0.045 [0.025, 0.065]** | - |",
+        "| `rope` | +2.500 [2.480, 2.520] | 0.00 [-0.03, 0.03] |",
+        "| `rope` `yarn` 4x | +0.266 [0.246, 0.286] | - |",
+        "| `rope` `dynamic_yarn` | - | **0.69 [0.66, 0.72]** |",
+        "| `finetune-yarn` | -0.200 [-0.220, -0.180] | - |",
+    ]
+    assert lines[7] == "| `rope-4x` (ceiling) | -0.050 [-0.070, -0.030] | - |"
+    assert "(seeds: 1-3)" in lines[-1]
+
+
+def test_a_column_a_length_and_the_loss_itself_at_the_trained_one(root):
+    lines = table(root, "prose")
+    assert lines[0] == "| method | seeds | 1x | 2x | 4x |"
+    assert "| `learned` | 3 | - | - | - |" in lines
+    assert "| `rope` | 3 | 1.600 ± 0.012 | +0.64 ± 0.02 | +2.50 ± 0.02 |" in lines
+    assert "| `rope` | 3 | 1.600 ± 0.012 | 2.240 ± 0.012 | 4.100 ± 0.012 |" in table(
+        root, "windows"
+    )
+    assert "| `rope` | 3 | 0.96 ± 0.01 | 0.20 ± 0.01 |" in table(root, "passkey")
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (-0.05, "+0.050 [0.030, 0.070] nats a token over the window of 256 (seeds: 1): clearly"),
+        (-0.01, "not distinguishable from zero"),
+        (0.05, "(seeds: 1): negative."),
+    ],
+)
+def test_the_room_is_what_training_at_4x_gains(root, harm, says):
+    path = root / "results/prose.json"
+    rows = [r for r in json.loads(path.read_text()) if r["run"] != "rope-4x"]
+    rows.append(text("rope-4x", "none", harm, 1024, trained=1024, seeds=1))
+    path.write_text(json.dumps(rows))
+    assert says in table(root, "room")[0]
+
+
+def test_what_is_made_is_up_to_date_and_what_changes_is_not(root):
+    assert plot.main([], root) == 0
+    readme = (root / "README.md").read_text()
+    assert readme.startswith("before\n<!-- plot.py headline -->\n| method |")
+    assert readme.endswith("<!-- /plot.py passkey -->\nafter\n")
+    made = {path.name for path in (root / "docs").iterdir()}
+    assert made == {f"{n}.{kind}" for n in ("extrapolation", "training") for kind in ("svg", "png")}
+    assert plot.main(["--check"], root) == 0  # also: a figure drawn twice has the same bytes
+    assert plot.readme(root) == readme  # tables take the place of tables
+    (root / "README.md").write_text(readme.replace("+2.500", "+2.400"))
+    assert plot.stale(root) == ["README.md"]
+    (root / "docs/training.svg").write_text("<svg/>")
+    assert plot.stale(root) == ["training.svg", "README.md"]
+    assert plot.main(["--check"], root) == 1
+
+
+def test_the_figure_marks_what_leaves_it(root):
+    plot.main([], root)
+    svg = (root / "docs/extrapolation.svg").read_text()
+    assert svg.count('id="off-scale') >= 2  # none at 4x, in two panels
+    assert "rope ▲ 4.10" in svg
+
+
+def test_labels_keep_their_order_and_their_distance():
+    draw = random.Random(0)
+    for _ in range(200):
+        wanted = [draw.random() for _ in range(draw.randrange(1, 9))]
+        found = plot.apart(wanted, 0.1)
+        assert (np.argsort(found, kind="stable") == np.argsort(wanted, kind="stable")).all()
+        assert (np.diff(np.sort(found)) > 0.1 - 1e-9).all()
+        assert found.min() >= -1e-9
+        assert found.max() <= 1 + 1e-9
+    assert plot.apart([0.2, 0.8], 0.1).tolist() == [0.2, 0.8]
+    assert plot.apart([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
+
+
+def test_held_out_losses_are_condensed(root, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text('{"name": null, "pos": "alibi", "seed": 7}')
+    rows = [{"iter": 1, "train/loss": 3.0}, {"iter": 2, "val/loss": 2.123456, "val/loss_4x": 1.5}]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert plot.main(["--training", str(run)], root) == 0
+    (kept,) = json.loads((root / "results/training.json").read_text())
+    assert kept == {"run": "alibi", "seed": 7, "iter": 2, "val/loss": 2.12346, "val/loss_4x": 1.5}
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("results/prose.json", None, "prose.json is missing; `./reproduce.sh` writes it"),
+        ("results/passkey.json", "[1]", "passkey.json does not hold rows"),
+        ("results/training.json", "{", "training.json does not hold rows"),
+        ("README.md", "no markers", "README.md must have the lines <!-- plot.py headline -->"),
+    ],
+)
+def test_what_is_missing_is_named(root, file, content, message):
+    path = root / file
+    path.unlink() if content is None else path.write_text(content)
+    with pytest.raises(ValueError, match=r"^.+$") as error:
+        plot.main([], root)
+    assert message in str(error.value)
+
+
+def test_neither_needs_torch():
+    for module in (plot, tables):
+        nodes = ast.walk(ast.parse(Path(module.__file__).read_text()))
+        names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
+        assert "torch" not in names
