@@ -44,13 +44,16 @@ for seed in $seeds; do
     done
 done | together
 
-prose="--json results/prose.json"
-passkey="--json results/passkey.json --passkey --against passkey-rope --lengths 128,256,512,1024"
+prose="--json results/prose.json --window_tokens 16384"
+passkey="--json results/passkey.json --passkey --keys 100 --against passkey-rope --lengths 128,256,512,1024"
 tuned=$(printf 'finetune-%s ' $methods)
 runs() { for name in $1; do printf "out/$2$name-%s\n" $seeds; done; } # all seeds of each name
 {
-    for run in $(runs "$encodings rope-4x $tuned" ""); do
+    for run in $(runs "$encodings" ""); do
         echo "judge $run $prose --lengths 256,512,1024,2048,4096"
+    done
+    for run in $(runs "rope-4x $tuned" ""); do
+        echo "judge $run $prose --lengths 256,512,1024,4096"
     done
     # Within the trained length no scaling is needed; the longest again, for the same targets.
     for run in $(runs "$encodings" ""); do
@@ -60,6 +63,7 @@ runs() { for name in $1; do printf "out/$2$name-%s\n" $seeds; done; } # all seed
 } | together
 
 # Everything is measured now: these print the tables.
-python evaluate.py $(runs "$encodings rope-4x $tuned" "") $prose --lengths 256,512,1024,2048,4096
+python evaluate.py $(runs "$encodings" "") $prose --lengths 256,512,1024,2048,4096
+python evaluate.py $(runs "rope-4x $tuned" "") $prose --lengths 256,512,1024,4096
 python evaluate.py $(runs "$encodings $tuned" passkey-) $passkey
 python plot.py --training $(runs "$encodings rope-4x $tuned" "")
