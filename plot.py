@@ -8,17 +8,18 @@ README.md                     what stands between <!-- plot.py NAME --> and <!--
 import argparse
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-import matplotlib
 import numpy as np
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import tables
-from tables import CEILING, Method, Scores, load, read, splice
+from tables import CEILING, Method, Scores, load, markers, read, splice, zero_shot
 
 ROOT = Path(__file__).parent
 BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (  # Okabe and Ito's, told apart by the colour-blind
@@ -45,6 +46,7 @@ PANELS = {
 }
 TRAINED = {"rope": BLACK, "alibi": GREEN, "nope": BLUE, "sinusoidal": PINK, "learned": ORANGE}
 LOSSES = {"1x": "val/loss", "2x": "val/loss_2x", "4x": "val/loss_4x"}
+VECTOR = {"Date": None, "Creator": "plot.py"}  # not the version of matplotlib
 HARM = 1.3  # nats above the window at which a panel ends: what leaves it is marked
 STYLE = {
     "svg.hashsalt": "nanorope",
@@ -85,6 +87,7 @@ def apart(wanted: list[float], gap: float, low: float = 0.0, high: float = 1.0) 
 def draw(axes: Axes, lines: list[Line], low: float, high: float) -> None:
     """Curves with bands, named at the right edge; a triangle where one leaves at the top."""
     axes.set_ylim(low, high)
+    lines = sorted(lines, key=lambda line: line.y[-1])  # also those that end beyond the top
     for line in lines:
         band = line.y - line.sd, line.y + line.sd
         axes.fill_between(line.x, *band, color=line.colour, alpha=0.2, lw=0)
@@ -117,21 +120,21 @@ def leaves(line: Line, high: float) -> list[float]:
     return list(line.x[:1] if above.all() else crossings)
 
 
-def curve(scores: Scores, label: str, name: str, style: tuple) -> Line | None:
-    method, colour, dash = style
+def curve(scores: Scores, label: str, name: str, look: tuple) -> Line | None:
+    method, colour, dash = look
     rows = [row for n in scores.lengths if (row := scores.at(method, n)).get(name) is not None]
     columns = [[row["length"], row[name], row["spread"] or 0] for row in rows]
     return Line(label, colour, dash, *np.array(columns, float).T) if rows else None
 
 
 def length_panel(axes: Axes, scores: Scores, name: str, shown: dict, low, high) -> None:
-    lines = [line for label, style in shown.items() if (line := curve(scores, label, name, style))]
+    lines = [line for label, look in shown.items() if (line := curve(scores, label, name, look))]
     axes.set_xscale("log", base=2)
     ticks = scores.lengths
     axes.set_xticks(ticks, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in ticks])
     axes.minorticks_off()
     axes.axvline(scores.trained, color="0.4", ls="--", lw=0.8)
-    axes.axvspan(scores.trained, max(scores.lengths), color="0.95", lw=0, zorder=0)
+    axes.axvspan(scores.trained, max(scores.lengths, default=2), color="0.95", lw=0, zorder=0)
     draw(axes, lines, low, high)
 
 
@@ -140,14 +143,18 @@ def extrapolation(s: dict[str, Scores]) -> Figure:
     grid = figure.subplots(2, 2)
     figure.subplots_adjust(left=0.07, right=0.86, top=0.94, bottom=0.08, wspace=0.75, hspace=0.32)
     text, keys = s["matched"], s["passkey"]
-    window = text.at(Method("rope"), text.trained).get("loss", 1.6)
+    lowest = min((r["loss"] for r in text.rows.values() if r["loss"] is not None), default=0)
+    window = text.at(Method("rope"), text.trained).get("loss") or lowest
+    low = min(window - 0.2, lowest - 0.05)
     for (title, shown), (left, right) in zip(PANELS.items(), grid, strict=True):
         left.set_title(f"prose: {title}", fontsize=10)
         right.set_title(f"retrieval: {title}", fontsize=10)
         left.set_ylabel("loss, nats a character")
         right.set_ylabel("keys named exactly")
-        left.axhline(window, color="0.4", ls=":", lw=1)  # what a sliding window has
-        length_panel(left, text, "loss", shown, window - 0.2, window + HARM)
+        left.axhline(window, color="0.4", ls=":", lw=1)
+        note = {"transform": left.get_yaxis_transform(), "color": "0.4", "fontsize": 8}
+        left.text(0.02, window - 0.02, "sliding window", va="top", **note)
+        length_panel(left, text, "loss", shown, low, window + HARM)
         length_panel(right, keys, "accuracy", shown, -0.02, 1.02)
     for axes in grid[-1]:
         axes.set_xlabel("context length, characters (dashed: trained length)")
@@ -158,62 +165,90 @@ def training(rows: list[dict]) -> Figure:
     figure = Figure(figsize=(9.5, 3.2))
     panels = figure.subplots(1, 3, sharey=True)
     figure.subplots_adjust(left=0.07, right=0.9, top=0.9, bottom=0.16, wspace=0.55)
+    new = {row["run"]: "0.5" for row in rows if zero_shot(row["run"])}  # grey, unless known
+    seen = [row for row in rows if row["run"] in new]
+    low = min((row[name] for row in seen for name in LOSSES.values() if name in row), default=1.6)
     for axes, (ratio, name) in zip(panels, LOSSES.items(), strict=True):
         axes.set_title(f"held-out loss at {ratio}", fontsize=10)
         axes.set_xlabel("step")
         lines = []
-        for run, colour in TRAINED.items():
+        for run, colour in (new | TRAINED).items():
             at: dict[int, list[float]] = {}
-            for row in rows:
+            for row in seen:
                 if row["run"] == run and name in row:
                     at.setdefault(row["iter"], []).append(row[name])
-            mean = [np.mean(found) for found in at.values()]
-            sd = [np.std(found, ddof=len(found) > 1) for found in at.values()]
-            lines += [Line(run, colour, "-", *map(np.array, (list(at), mean, sd)))] if at else []
-        draw(axes, lines, 1.5, 3.0)
+            points = [(i, np.mean(x), np.std(x, ddof=len(x) > 1)) for i, x in sorted(at.items())]
+            lines += [Line(run, colour, "-", *np.array(points).T)] if points else []
+        draw(axes, lines, low - 0.1, low + HARM)
     panels[0].set_ylabel("nats a character")
     return figure
 
 
 def condense(runs: list[str], path: Path) -> None:
     """The held-out losses of finished runs, out of their metrics.jsonl, into one small file."""
-    rows = []
+    rows: dict[tuple, dict] = {}
     for folder in map(Path, runs):
-        config = json.loads((folder / "config.json").read_text())
-        named = {"run": config["name"] or config["pos"], "seed": config["seed"]}
-        for line in (folder / "metrics.jsonl").read_text().splitlines():
-            row = json.loads(line)
-            found = {name: round(row[name], 5) for name in LOSSES.values() if name in row}
-            rows += [named | {"iter": row["iter"]} | found] if found else []
-    path.write_text("[\n" + ",\n".join(map(json.dumps, rows)) + "\n]\n")
+        try:
+            config = json.loads((folder / "config.json").read_text())
+            named = {"run": config["name"] or config["pos"], "seed": config["seed"]}
+            lines = [json.loads(x) for x in (folder / "metrics.jsonl").read_text().splitlines()]
+            found = [row for row in lines if "val/loss" in row]
+            steps = [(*named.values(), row["iter"]) for row in found]
+        except (OSError, ValueError, KeyError):
+            raise ValueError(f"{folder} is not the whole folder of a run of train.py") from None
+        if rows.keys() & set(steps):
+            raise ValueError(f"{folder} is the second run {named['run']} of seed {named['seed']}")
+        for key, row in zip(steps, found, strict=True):
+            losses = {name: round(row[name], 5) for name in LOSSES.values() if name in row}
+            rows[key] = named | {"iter": row["iter"]} | losses
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("[\n" + ",\n".join(map(json.dumps, rows.values())) + "\n]\n")
 
 
 def pictures(root: Path) -> dict[Path, bytes]:
     """Every file that is drawn, and what it holds."""
     made = {}
-    with matplotlib.rc_context(STYLE):
+    with style.context(["default", STYLE]):  # whatever the machine's matplotlibrc says
         rows = read(root / "results/training.json", {"run", "seed", "iter"})
         figures = {"extrapolation": extrapolation(load(root)), "training": training(rows)}
         for name, figure in figures.items():
-            for kind, settings in (("svg", {"metadata": {"Date": None}}), ("png", {"dpi": 160})):
+            for kind, settings in (("svg", {"metadata": VECTOR}), ("png", {"dpi": 160})):
                 buffer = io.BytesIO()
                 figure.savefig(buffer, format=kind, **settings)
                 made[root / f"docs/{name}.{kind}"] = buffer.getvalue()
     return made
 
 
-def readme(root: Path) -> str:
-    text = (root / "README.md").read_text()
-    for name, table in tables.tables(**load(root)).items():
-        text = splice(text, name, table)
-    return text
+def readme(root: Path) -> tuple[str, list[str]]:
+    """README.md as it should be, and the names of the tables that are not."""
+    text, found = (root / "README.md").read_text(), []
+    made = tables.tables(**load(root))
+    markers(text, made)
+    for name, table in made.items():
+        old, text = text, splice(text, name, table)
+        found += [f"README table {name}"] * (text != old)
+    return text, found
+
+
+def alike(a: str, b: str) -> bool:
+    """Equal but for where text stands, and last digits: releases of matplotlib differ there."""
+    number = r"-?\d+\.\d+"
+    a, b = (re.sub("<text [^>]*>", "<text>", svg) for svg in (a, b))
+    if re.sub(number, "#", a) != re.sub(number, "#", b):
+        return False
+    values = [np.array(re.findall(number, svg), float) for svg in (a, b)]
+    return np.allclose(*values, rtol=0, atol=0.005)
 
 
 def stale(root: Path) -> list[str]:
     """What is not as it would be made now. PNG files, which differ by machine, are not compared."""
     drawn = [path for path in pictures(root).items() if path[0].suffix == ".svg"]
-    found = [path.name for path, made in drawn if not path.exists() or path.read_bytes() != made]
-    return found + ["README.md"] * ((root / "README.md").read_text() != readme(root))
+    found = [
+        f"docs/{path.name}"
+        for path, made in drawn
+        if not path.exists() or not alike(path.read_text(), made.decode())
+    ]
+    return found + readme(root)[1]
 
 
 def main(argv: list[str], root: Path = ROOT) -> int:
@@ -223,7 +258,7 @@ def main(argv: list[str], root: Path = ROOT) -> int:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    add = parser.add_argument
+    add = parser.add_mutually_exclusive_group().add_argument
     add("--training", nargs="+", metavar="RUN", help="run folders to condense into "
         "results/training.json first")  # fmt: skip
     add("--check", action="store_true", help="write nothing; exit 1 where what is there is not "
@@ -237,14 +272,15 @@ def main(argv: list[str], root: Path = ROOT) -> int:
     if args.training:
         condense(args.training, root / "results/training.json")
     for path, content in pictures(root).items():
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(content)
-    (root / "README.md").write_text(readme(root))
+    (root / "README.md").write_text(readme(root)[0])
     return 0
 
 
 if __name__ == "__main__":
     try:
         sys.exit(main(sys.argv[1:]))
-    except (ValueError, OSError, KeyError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

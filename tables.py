@@ -5,7 +5,7 @@ Group rows (seed null) alone are read: means over seeds, intervals over document
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,7 +73,9 @@ def read(path: Path, keys: set[str] = KEYS) -> list[Row]:
         raise ValueError(f"{path} is missing; `./reproduce.sh` writes it")
     try:
         rows = json.loads(path.read_text())
-        if all(row.keys() >= keys for row in rows):
+        group = keys | {"seeds", "spread"}
+        whole = [row.keys() >= (keys if row.get("seed", 0) is not None else group) for row in rows]
+        if isinstance(rows, list) and all(whole):
             return rows
     except (ValueError, TypeError, AttributeError):
         pass  # torn, or JSON of another kind
@@ -190,10 +192,17 @@ def tables(matched: Scores, windows: Scores, passkey: Scores) -> dict[str, str]:
     }
 
 
+def markers(readme: str, known: Iterable[str]) -> None:
+    """ValueError for a marker of a table that there is not."""
+    for name in re.findall(r"<!-- /?plot\.py (.*?) -->", readme):
+        if name not in known:
+            raise ValueError(f"README.md marks a table {name}; there are {', '.join(known)}")
+
+
 def splice(readme: str, name: str, text: str) -> str:
     """README.md with this text between its markers."""
     start, end = f"<!-- plot.py {name} -->", f"<!-- /plot.py {name} -->"
     parts = re.split(f"({start}\n)(?:.*\n)*?({end})", readme)
-    if len(parts) != 4 or readme.count(start) != 1:
+    if len(parts) != 4 or readme.count(start) != 1 or readme.count(end) != 1:
         raise ValueError(f"README.md must have the lines {start} and {end}, once each")
     return parts[0] + parts[1] + text + parts[2] + parts[3]

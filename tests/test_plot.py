@@ -115,12 +115,32 @@ def test_what_is_made_is_up_to_date_and_what_changes_is_not(root):
     made = {path.name for path in (root / "docs").iterdir()}
     assert made == {f"{n}.{kind}" for n in ("extrapolation", "training") for kind in ("svg", "png")}
     assert plot.main(["--check"], root) == 0  # also: a figure drawn twice has the same bytes
-    assert plot.readme(root) == readme  # tables take the place of tables
+    assert plot.readme(root) == (readme, [])  # tables take the place of tables
     (root / "README.md").write_text(readme.replace("+2.500", "+2.400"))
-    assert plot.stale(root) == ["README.md"]
+    assert plot.stale(root) == ["README table headline"]
     (root / "docs/training.svg").write_text("<svg/>")
-    assert plot.stale(root) == ["training.svg", "README.md"]
+    assert plot.stale(root) == ["docs/training.svg", "README table headline"]
     assert plot.main(["--check"], root) == 1
+
+
+def test_only_what_another_matplotlib_would_draw_alike_is_alike():
+    drawn = '<path d="M 1.5000 2.25"/><text y="7.1">rope ▲ 4.10</text>'
+    assert plot.alike(drawn, drawn.replace("1.5000", "1.5001").replace("7.1", "7.4"))
+    assert not plot.alike(drawn, drawn.replace("2.25", "2.30"))
+    assert not plot.alike(drawn, drawn.replace("4.10", "4.11"))
+    assert not plot.alike(drawn, drawn.replace("rope", "yarn"))
+
+
+def test_settings_of_the_machine_change_nothing(root):
+    before = plot.pictures(root)
+    with plot.style.context({"lines.linewidth": 9, "axes.grid": True}):
+        assert plot.pictures(root) == before
+
+
+@pytest.mark.parametrize("name", ["prose", "passkey", "training"])
+def test_what_is_not_measured_yet_is_left_out(root, name):
+    (root / f"results/{name}.json").write_text("[]")
+    assert plot.main([], root) == 0
 
 
 def test_the_figure_marks_what_leaves_it(root):
@@ -155,11 +175,31 @@ def test_held_out_losses_are_condensed(root, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("config", "metrics", "says"),
+    [
+        ('{"name": "a", "seed": 1}', '{"iter": 1, "val/loss": 2.0}\n{"it', "not the whole folder"),
+        ('{"name": "a"}', '{"iter": 1, "val/loss": 2.0}', "not the whole folder"),
+        ('{"name": "a", "seed": 1}', '{"iter": 1, "val/loss": 2.0}', "second run a of seed 1"),
+    ],
+)
+def test_a_run_that_cannot_be_condensed_is_named(root, config, metrics, says):
+    (root / "config.json").write_text(config)
+    (root / "metrics.jsonl").write_text(metrics)
+    with pytest.raises(ValueError, match=says):
+        plot.main(["--training", str(root), str(root)], root)
+
+
+@pytest.mark.parametrize(
     ("file", "content", "message"),
     [
         ("results/prose.json", None, "prose.json is missing; `./reproduce.sh` writes it"),
         ("results/passkey.json", "[1]", "passkey.json does not hold rows"),
         ("results/training.json", "{", "training.json does not hold rows"),
+        (
+            "README.md",
+            "<!-- plot.py rooms -->",
+            "README.md marks a table rooms; there are headline",
+        ),
         ("README.md", "no markers", "README.md must have the lines <!-- plot.py headline -->"),
     ],
 )
