@@ -1,13 +1,13 @@
 """Loss by context length, on the same tokens for every model: the judge.
 
-matched: the same targets at every length, each with that many tokens before it. windows: text cut
-into windows of each length, all their targets. position: the loss along the longest window.
+matched: the same targets at every length, each with that many tokens before it (past the trained
+length up to 1/64 less). windows: text cut into windows of each length, all their targets.
+position: the loss along the longest window.
 """
 
 import json
 import math
 import re
-import subprocess
 import sys
 import time
 from argparse import Namespace
@@ -27,7 +27,7 @@ import rope
 from data.tokenizer import from_meta
 from judge import FINE, Prose, Retrieval, Score
 from log import clock, curve
-from machine import pick_device
+from machine import commit, pick_device
 from model import GPT, GPTConfig
 from positions import POSITIONS
 
@@ -47,14 +47,15 @@ def parse(argv: list[str]) -> Namespace:
     add("--tokens", type=int, default=1024, help="targets of matched (default: 1024)")
     add("--window_tokens", type=int, default=32768, help="targets of the others (default: 32768)")
     add("--keys", type=int, default=150, help="texts of a length with --passkey (default: 150)")
-    add("--against", default="rope", help="run that differences are also taken against, unscaled "
-        "(default: rope)")  # fmt: skip
-    add("--json", metavar="FILE", help="where the rows go (default: results/DATASET.json); cells "
-        "that it holds are not measured again")  # fmt: skip
+    add("--against", help="run that differences are also taken against, unscaled (default: rope, "
+        "or passkey-rope)")  # fmt: skip
+    add("--json", metavar="FILE", help="where the rows go (default: results/DATASET.json, or "
+        "results/passkey.json); cells that it holds are not measured again")  # fmt: skip
     add("--data_dir", help="folder that holds the datasets (default: data/)")
     add("--wandb", default="auto", choices=("auto", "online", "offline", "disabled"))
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     args = parser.parse_args(argv)
+    args.against = args.against or ("passkey-rope" if args.passkey else "rope")
     for name in ("tokens", "window_tokens", "keys"):
         if getattr(args, name) < 1:
             raise ValueError(f"{name} is {getattr(args, name)}; it must be at least 1")
@@ -106,8 +107,13 @@ class Plan:
     run: dict[str, object]  # all settings of its training
     sha256: str
     tokenizer: dict[str, object]
+    data: dict[str, str]  # sha256 of what it was trained on and watched on
     forms: list[Form]
     lengths: list[int]
+
+    @property
+    def name(self) -> str:
+        return str(self.run["name"] or self.config.pos)
 
 
 def plan_of(path: str, args: Namespace) -> Plan:
@@ -117,21 +123,41 @@ def plan_of(path: str, args: Namespace) -> Plan:
     for form in ways:
         checkpoint.adapt(config, **form.overrides)  # refused now, and not an hour later
     lengths = lengths_of(args.lengths, config.train_len)
-    return Plan(path, config, state["run"], state["sha256"], state["tokenizer"], ways, lengths)
+    known = state["run"], state["sha256"], state["tokenizer"], state["data"]
+    return Plan(path, config, *known, ways, lengths)
+
+
+def check_names(plans: list[Plan], rows: list[results.Row]) -> None:
+    """A run is known by its name and seed: refuse two of one name, say where one is outdated."""
+    seen: dict[tuple, Plan] = {}
+    for plan in plans:
+        other = seen.setdefault((plan.name, plan.run["seed"]), plan)
+        if other.sha256 != plan.sha256:
+            raise ValueError(f"{other.path} and {plan.path} are both {plan.name!r}, seed "
+                             f"{plan.run['seed']}; train one with another --name")  # fmt: skip
+        held = [r for r in rows if (r["run"], r["seed"]) == (plan.name, plan.run["seed"])]
+        if any(row["checkpoint_sha"] != plan.sha256[:12] for row in held):
+            print(f"{plan.path} has other weights than the rows of {plan.name!r}, seed "
+                  f"{plan.run['seed']}: they go", file=sys.stderr)  # fmt: skip
 
 
 def open_material(plans: list[Plan], args: Namespace) -> Prose | Retrieval:
     """What the runs are measured on: keys, or the held-out part of their own dataset."""
     if len({json.dumps(plan.tokenizer) for plan in plans}) > 1:
         raise ValueError("the runs have different tokenizers; evaluate one kind at a time")
+    tokenizer = from_meta(plans[0].tokenizer)
+    if args.passkey and tokenizer.kind != "char":
+        raise ValueError(f"passkey needs a char tokenizer; the runs have {tokenizer.kind}")
     if args.passkey:
-        return Retrieval(from_meta(plans[0].tokenizer), args.keys)
+        return Retrieval(tokenizer, args.keys)
     names = sorted({plan.run["dataset"] for plan in plans})
     if len(names) > 1:
         raise ValueError(f"the runs were trained on {' and '.join(names)}; evaluate one at a time")
-    dataset = data.load(names[0], Path(args.data_dir) if args.data_dir else data.DATA)
-    if dataset.meta["tokenizer"] != plans[0].tokenizer:
-        raise data.DataError(f"{dataset.name} is no longer made with the tokenizer of the runs")
+    folder = args.data_dir or plans[0].run["data_dir"]
+    dataset = data.load(names[0], Path(folder) if folder else data.DATA)
+    for plan in plans:
+        if plan.data != dataset.fingerprint:
+            raise data.DataError(f"{dataset.name} is not the data that {plan.path} was trained on")
     if "task" in dataset.meta:
         raise ValueError(f"{dataset.name} is a task of its own, not text; add --passkey")
     longest = max(max(plan.lengths) for plan in plans)
@@ -153,7 +179,7 @@ class Cell:
     def row(self) -> results.Row:
         c, factor = self.plan.config, self.form.overrides.get("rope_factor")
         return {
-            "run": self.plan.run["name"] or c.pos,
+            "run": self.plan.name,
             "seed": self.plan.run["seed"],
             "pos": c.pos,
             "scaling": self.form.label,
@@ -169,14 +195,16 @@ class Cell:
     @property
     def unextended(self) -> bool:
         """Whether it reads as the unscaled model does; a fixed scaling is always in force."""
-        fixed = "rope_factor" in self.form.overrides
-        return not fixed and self.length <= min(
-            self.plan.config.train_len, self.plan.config.block_size
-        )
+        c, fixed = self.plan.config, "rope_factor" in self.form.overrides
+        plain = not fixed and c.attention_factor is None
+        return plain and self.length <= min(c.train_len, c.block_size)
 
     def model(self, device: torch.device) -> GPT:
+        state = checkpoint.read(self.plan.path)
+        if state["sha256"] != self.plan.sha256:
+            raise checkpoint.CheckpointError(f"{self.plan.path} changed meanwhile; start again")
         config = checkpoint.adapt(self.plan.config, **self.form.overrides)
-        return checkpoint.build(checkpoint.read(self.plan.path), config).eval().to(device)
+        return checkpoint.build(state, config).eval().to(device)
 
 
 def cells(plan: Plan, args: Namespace, material: Prose | Retrieval) -> Iterator[Cell]:
@@ -220,14 +248,14 @@ def measure(todo: list[Cell], material: Prose | Retrieval, path: Path, device: t
                 results.add(path, row | {"seconds": round(time.monotonic() - start, 2)})
                 done += cell.cost
                 left = (time.monotonic() - began) * (total - done) / max(1, done)
-                what = f"{cell.plan.path} {cell.form.label} {cell.protocol} {cell.length}"
+                what = f"{cell.form.label} {cell.protocol} {cell.length} {cell.plan.path}"
                 progress(what, done / max(1, total), left)
 
 
 def progress(what: str, share: float, left: float) -> None:
     """One line: replaced by the next on a terminal, a plain one elsewhere."""
     before, after = ("\r\033[K", "") if sys.stderr.isatty() else ("", "\n")
-    text = f"{100 * share:3.0f}% {what} eta {clock(left)}"
+    text = f"{100 * share:3.0f}% eta {clock(left)} {what}"
     print(f"{before}{text[:79]}", end=after, file=sys.stderr, flush=True)
 
 
@@ -239,23 +267,14 @@ def mirror(plan: Plan, rows: list[results.Row], path: Path, wandb: str) -> None:
             curve(plan.run | form.overrides | {"wandb": wandb}, path, of)
 
 
-def commit() -> str | None:
-    """The commit of this code, or None where there is none to be had."""
-    here = Path(__file__).parent
-    try:
-        found = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=here, text=True,
-                               capture_output=True, check=False)  # fmt: skip
-    except OSError:
-        return None
-    return found.stdout.strip() or None
-
-
 def main(argv: list[str]) -> None:
     args = parse(argv)
     device = pick_device(args.device)
     plans = [plan_of(path, args) for path in args.runs]
     material = open_material(plans, args)
-    path = Path(args.json or f"results/{plans[0].run['dataset']}.json")
+    name = "passkey" if args.passkey else plans[0].run["dataset"]
+    path = Path(args.json or f"results/{name}.json")
+    check_names(plans, results.read(path))
     todo = [cell for plan in plans for cell in cells(plan, args, material)]
     rest = lacking(todo, path)
     if len(rest) < len(todo):

@@ -1,6 +1,6 @@
 """What a model scores on held-out text: the same targets for every model and every length.
 
-Nothing here draws random numbers or changes what it measures.
+The same numbers at every call: nothing here changes what it measures.
 
 Letters: N windows, B windows in a batch, c context length, V vocabulary.
 """

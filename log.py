@@ -161,7 +161,8 @@ def curve(config: dict, path: Path, rows: list[dict]) -> None:
         import wandb  # noqa: PLC0415 - as in open_wandb
 
         for row in sorted(rows, key=lambda row: row["length"]):
-            found = {f"ctx/{name}": row[name] for name in ("loss", "accuracy") if row.get(name)}
+            known = [n for n in ("loss", "accuracy") if row.get(n) is not None]
+            found = {f"ctx/{n}": row[n] for n in known}
             if row["protocol"] in ("matched", "passkey"):
                 run.log({"ctx/len": row["length"]} | found)
         run.log({"results": wandb.Table(names, [[row.get(n) for n in names] for row in rows])})

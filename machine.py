@@ -2,8 +2,10 @@
 
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -36,6 +38,16 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     units = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     native = units.get("avx512_bf16") or units.get("amx_bf16")
     return torch.bfloat16 if native else torch.float32
+
+
+def commit() -> str | None:
+    """The commit of this code, `-dirty` where files differ; None where git cannot tell."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.decode().strip() or None
 
 
 @contextmanager

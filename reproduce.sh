@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Every number, table and figure of the README: trained, measured and drawn, three seeds of each.
-# Stop it and start it again at any point: finished runs and measured cells are skipped.
+# Stop it and start it again at any point: finished runs and measured cells are skipped. After a
+# change to a config, remove its runs in out/ first.
 # shellcheck disable=SC2046,SC2059,SC2086 # lists are split into words on purpose
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -12,20 +13,23 @@ methods="none linear ntk yarn"
 export OMP_NUM_THREADS=1
 
 train() { # FOLDER [setting ...]
-    [ ! -e "$1/finished" ] || return 0
-    [ ! -e "$1/ckpt.pt" ] || set -- "$@" --resume
+    log=out/logs/${1#out/}.txt
+    [ ! -e "$log.done" ] || return 0
+    [ ! -e "$1/ckpt.pt" ] && [ ! -e "$1/ckpt.prev.pt" ] || set -- "$@" --resume
     echo "training $1"
-    mkdir -p "$1"
-    python train.py --out_dir="$@" >>"$1/log.txt" 2>&1 || { tail -n 3 "$1/log.txt"; return 1; }
-    touch "$1/finished"
+    python train.py --device=cpu --out_dir="$@" >>"$log" 2>&1 ||
+        tail -n 1 "$log" | grep -q "already; raise max_iters" || { tail -n 3 "$log"; return 1; }
+    touch "$log.done"
 }
 
 judge() { # FOLDER [flag ...]
     echo "judging $1"
-    python evaluate.py "$@" >>"$1/log.txt" 2>&1 || { tail -n 3 "$1/log.txt"; return 1; }
+    log=out/logs/${1#out/}.txt
+    python evaluate.py --device=cpu "$@" >>"$log" 2>&1 || { tail -n 3 "$log"; return 1; }
 }
 export -f train judge
-together() { xargs -P "$jobs" -I {} bash -c '{}'; } # the commands on stdin, as many as there are cores
+together() { tr '\n' '\0' | xargs -0 -n 1 -P "$jobs" bash -c; } # the lines of stdin, on all cores
+mkdir -p out/logs
 
 for name in shakespeare passkey passkey-4x; do python -m data.prepare $name; done
 

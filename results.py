@@ -56,10 +56,12 @@ def add(path: Path, row: Row) -> None:
 
 
 def _outdated(other: Row, row: Row) -> bool:
-    model = ("run", "seed")
-    same = all(other[name] == row[name] for name in model)
+    """Whether it is the same cell, of earlier weights, or a mean that the row makes untrue."""
+    if other["run"] != row["run"]:
+        return False
+    mean = other["seed"] is None
     weights = other.get("checkpoint_sha") != row["checkpoint_sha"]
-    return identity(other) == identity(row) or (same and weights)
+    return mean or identity(other) == identity(row) or (other["seed"] == row["seed"] and weights)
 
 
 @lru_cache
@@ -89,40 +91,56 @@ def labelled(name: str, values: np.ndarray | None, documents: tuple[int, ...]) -
 
 
 class Group:
-    """Rows of several seeds of one run, or the one row of one model."""
+    """Rows of several seeds of one run, or the one row of one model.
+
+    Where rows were scored on different targets, those that match the newest count.
+    """
 
     def __init__(self, rows: list[Row]):
-        self.rows, self.first = rows, rows[0]
+        self.first = rows[-1]
+        self.rows = [row for row in rows if row["targets"] == self.first["targets"]]
         self.documents = tuple(len(parts) for parts in self.first["parts"] or ())
-        flat = [np.concatenate(row["parts"]) for row in rows if row["parts"]]
-        self.seeds = [float(values.mean()) for values in flat]
-        self.values = np.mean(flat, 0) if len(flat) == len(rows) else None  # (parts,)
+        self.by_seed = {r["seed"]: np.concatenate(r["parts"]) for r in self.rows if r["parts"]}
+
+    @property
+    def values(self) -> np.ndarray | None:
+        """The mean over seeds, part by part; None where the model refuses."""
+        return np.mean(list(self.by_seed.values()), 0) if self.by_seed else None
 
     def less(self, other: "Group | None") -> np.ndarray | None:
-        """Differences part by part; None unless both were scored, on the same targets."""
-        both = other is not None and self.values is not None and other.values is not None
-        if not both or self.first["targets"] != other.first["targets"]:
+        """Differences part by part, of the seeds that both have; None where there is no pair."""
+        if other is None or self.first["targets"] != other.first["targets"]:
             return None
-        return self.values - other.values
+        both = [seed for seed in self.by_seed if seed in other.by_seed]
+        pairs = [self.by_seed[seed] - other.by_seed[seed] for seed in both]
+        return np.mean(pairs, 0) if pairs else None
 
     def spread(self) -> float | None:
-        return round(float(np.std(self.seeds, ddof=1)), 5) if len(self.seeds) > 1 else None
+        means = [values.mean() for values in self.by_seed.values()]
+        return round(float(np.std(means, ddof=1)), 5) if len(means) > 1 else None
 
     def scores(self) -> Row:
-        """Loss or accuracy, with its interval."""
-        name = "accuracy" if self.first["protocol"] == "passkey" else "loss"
-        found = labelled(name, self.values, self.documents)
-        score = {
-            name: found[name],
-            "ci_low": found[f"{name}_low"],
-            "ci_high": found[f"{name}_high"],
-        }
-        if name == "loss" or self.values is None:
-            return score
-        n = self.first["outside_n"]
-        tenths = [round(float(part.mean()), 4) for part in np.array_split(self.values, 10)]
-        outside = labelled("outside", self.values[:n] if n else None, self.documents[:n])
-        return {"loss": None} | score | {"depths": tenths} | outside
+        """Loss, or accuracy with that of each depth and that outside the window; intervals."""
+        retrieval, values = self.first["protocol"] == "passkey", self.values
+        found = (shares if retrieval else labelled)("score", values, self.documents)
+        mean, low, high = found.values()
+        score = {"ci_low": low, "ci_high": high}
+        if not retrieval:
+            return {"loss": mean} | score
+        n, refused = self.first["outside_n"], values is None
+        tenths = [] if refused else np.array_split(values, 10)
+        depths = [round(float(part.mean()), 4) for part in tenths]
+        outside = shares("outside", None if refused or n == 0 else values[:n], self.documents[:n])
+        return {"loss": None, "accuracy": mean} | score | {"depths": depths} | outside
+
+
+def shares(name: str, values: np.ndarray | None, documents: tuple[int, ...]) -> Row:
+    """`labelled` for right or wrong. All right or all wrong has no bootstrap: Wilson's (1927)."""
+    found = labelled(name, values, documents)
+    if values is not None and found[name] in (0, 1):
+        miss = round(1.96**2 / (len(values) + 1.96**2), 5)
+        found |= {f"{name}_low": found[name] and 1 - miss, f"{name}_high": found[name] or miss}
+    return found
 
 
 def groups(rows: Iterable[Row], *more: str) -> dict[tuple, Group]:
@@ -145,6 +163,7 @@ def settle(path: Path, against: str | None) -> list[Row]:
         for row in alone:
             group = seeds[identity(row)]
             row.update(group.scores() | _differences(group, seeds, against, row["seed"]))
+            row["against"] = against
         together = groups(alone)
         found = []
         for group in together.values():
@@ -168,6 +187,7 @@ def _differences(group: Group, known: dict, against: str | None, *seed: int) -> 
     model that was tuned with a scaling is compared with itself as it is.
     """
     row, protocol = group.first, group.first["protocol"]
+    better = 1 if protocol == "passkey" else -1  # a gain is more accuracy, or less loss
     at_1x = (protocol, row["trained"], *seed)
     as_it_is = known.get((row["run"], row["scaling"], row["factor"], *at_1x))
     own = known.get((row["run"], "none", None, *at_1x), as_it_is)
@@ -181,15 +201,12 @@ def _differences(group: Group, known: dict, against: str | None, *seed: int) -> 
     ]
     window = windows[0] if windows else None
     none = known.get((*reference, row["length"], *seed))
+    gain = group.less(own)
     return (
-        labelled("gain", _minus(group.less(own)), group.documents)
+        labelled("gain", None if gain is None else better * gain, group.documents)
         | labelled("over_window", group.less(window), group.documents)
         | labelled("against_none", group.less(none), group.documents)
     )
-
-
-def _minus(values: np.ndarray | None) -> np.ndarray | None:
-    return None if values is None else -values
 
 
 def _mean_bins(rows: list[Row]) -> list | None:
@@ -213,8 +230,10 @@ def lines(rows: list[Row]) -> Iterator[str]:
         score = "accuracy" if protocol == "passkey" else "loss"
         yield f"\n{protocol}: {score} by context length, {n} {UNITS[protocol]}"
         yield from _table(of, lengths, score)
+        if protocol == "passkey":
+            yield from _depths(of, max(lengths))
         if protocol == "matched":
-            yield "gain: unscaled loss at 1x less loss here (* the 95 % interval leaves out 0)"
+            yield "gain: loss at 1x, unscaled or as it was tuned, less loss here (*: sure to 95 %)"
             yield from _table(of, lengths, "gain")
             yield from _verdicts(of)
 
@@ -222,7 +241,7 @@ def lines(rows: list[Row]) -> Iterator[str]:
 UNITS = {
     "matched": "targets, the same at every length",
     "windows": "targets in windows side by side",
-    "passkey": "keys at random depths",
+    "passkey": "keys at random depths (chance 0.0001)",
 }
 
 
@@ -257,6 +276,13 @@ def _verdicts(rows: list[Row]) -> Iterator[str]:
         if worse:
             lengths = ", ".join(map(str, sorted(worse)))
             yield f"{label}: worse than not extending at {lengths}"
+
+
+def _depths(rows: list[Row], length: int) -> Iterator[str]:
+    yield f"by depth of the key at {length}, in tenths: the first is farthest from the question"
+    for row in rows:
+        if row["length"] == length and row["depths"]:
+            yield f"{_label(row)[:28]:<29}" + "".join(f"{depth:>5.2f}" for depth in row["depths"])
 
 
 def _position_lines(rows: list[Row]) -> Iterator[str]:

@@ -166,6 +166,14 @@ def check_resume(config: Config, dataset: data.Dataset, state: dict) -> Config:
     return config
 
 
+def check_windows(config: Config, dataset: data.Dataset) -> None:
+    """Is there a window at all, and is it one of the task's?"""
+    if dataset.every not in (1, config.block_size + 1):
+        rule = f"{dataset.every - 1}, the length of the windows that {config.dataset} is made of"
+        raise ValueError(f"block_size is {config.block_size}; it must be {rule}")
+    data.batch(dataset.train, 1, config.block_size, config.seed, 0)
+
+
 @contextmanager
 def claim_folder(config: Config) -> Iterator[None]:
     """Make the run's folder and hold it; refuse one that holds another run, or is in use."""
@@ -204,7 +212,7 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     dtype = pick_dtype(config.dtype, device)
     dataset, state = open_data(config, rank, world), None
     config = fit_vocabulary(config, dataset)
-    data.batch(dataset.train, 1, config.block_size, config.seed, 0)  # is there a window at all?
+    check_windows(config, dataset)
     if config.resume:
         state = checkpoint.read(config.folder)
         config = check_resume(config, dataset, state)
@@ -224,6 +232,9 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     held_out = HeldOut(model, dataset, config.eval_tokens)
     run = Run(config, dataset, *machine, model, forward, optimizers, scaler, held_out, run_id)
     if config.resume:
+        if len(state.get("optimizers", ())) != len(optimizers):
+            raise checkpoint.CheckpointError(f"{state['path']} holds the state of another "
+                                             f"optimizer than {config.optimizer}")  # fmt: skip
         for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
             # The moments of the checkpoint, the settings of the config.
             groups = optimizer.state_dict()["param_groups"]

@@ -79,7 +79,8 @@ def train_step(run: Run) -> tuple[Tensor, Tensor]:
     norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.grad_clip or math.inf)
     check_finite(run, total, norm)
     for optimizer in run.optimizers:
-        run.scaler.step(optimizer)
+        if not run.skipped:  # all of them or none
+            run.scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
     run.scaler.update()
     run.iter += 1

@@ -72,7 +72,8 @@ def questions(length: int, count: int, seed: int) -> list[Question]:
     """`count` texts of `length` characters: letters, one key, and at the end its repeat `[ddd`.
 
     The key of question i lies at random within the i-th of `count` equal parts of all places
-    there are. None of it was trained on. ValueError where a key and its repeat do not fit.
+    there are. No such text was trained on (its key may have been). ValueError where a key and
+    its repeat do not fit.
     """
     places = length - QUESTION - KEY + 1
     if places < 1:

@@ -1,5 +1,6 @@
 """The command: what it measures, keeps, resumes, prints and refuses."""
 
+import base64
 import json
 
 import pytest
@@ -173,6 +174,53 @@ def test_runs_of_several_datasets_are_not_mixed(runs, judge, corpus, tmp_path):
     checkpoint.save(tmp_path, {k: v for k, v in raw.items() if k not in ("sha256", "path")})
     with pytest.raises(ValueError, match="trained on other and small; evaluate one at a time"):
         judge(runs["rope-1"], str(tmp_path))
+
+
+def changed(folder, tmp_path, change):
+    """A copy of a run's checkpoint with something in it changed."""
+    state = checkpoint.read(folder)
+    change(state)
+    checkpoint.save(tmp_path, {k: v for k, v in state.items() if k not in ("sha256", "path")})
+    return str(tmp_path)
+
+
+def test_two_models_of_one_name_and_seed_are_refused(runs, judge, tmp_path, capsys):
+    other = changed(runs["rope-1"], tmp_path, lambda s: s["model"]["wte.weight"].mul_(2))
+    with pytest.raises(ValueError, match="are both 'rope', seed 1; train one with another --name"):
+        judge(runs["rope-1"], other)
+    judge(runs["rope-1"], "--lengths=16", "--rope_scaling=none")
+    judge(other, "--lengths=16", "--rope_scaling=none")
+    assert "has other weights than the rows of 'rope', seed 1: they go" in capsys.readouterr().err
+
+
+def test_other_data_than_the_run_knew_are_refused(runs, judge, tmp_path):
+    other = changed(runs["rope-1"], tmp_path, lambda s: s["data"].update(val="other"))
+    with pytest.raises(data.DataError, match=r"small is not the data that .* was trained on"):
+        judge(other)
+
+
+def test_keys_need_characters(runs, judge, tmp_path):
+    words = {"kind": "bpe", "pattern": ".", "merges": [b64(bytes([b])) for b in range(256)]}
+    other = changed(runs["rope-1"], tmp_path, lambda s: s.update(tokenizer=words))
+    with pytest.raises(ValueError, match="passkey needs a char tokenizer; the runs have bpe"):
+        judge(other, "--passkey")
+
+
+def b64(raw):
+    return base64.b64encode(raw).decode()
+
+
+def test_a_model_that_goes_on_training_is_not_mixed(runs, judge, tmp_path, monkeypatch):
+    folder = changed(runs["rope-1"], tmp_path, lambda s: None)
+    whole = Prose.matched
+
+    def meanwhile(self, model, length):
+        changed(runs["rope-1"], tmp_path, lambda s: s["model"]["wte.weight"].mul_(2))
+        return whole(self, model, length)
+
+    monkeypatch.setattr(Prose, "matched", meanwhile)
+    with pytest.raises(checkpoint.CheckpointError, match="changed meanwhile; start again"):
+        judge(folder, "--lengths=16", "--rope_scaling=none,yarn")
 
 
 def test_rows_are_json_that_others_can_read(runs, judge, tmp_path):

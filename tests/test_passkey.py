@@ -288,6 +288,11 @@ def test_the_loss_of_training_counts_repeated_digits_alone(on_passkey):
     assert loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
 
 
+def test_a_window_of_another_length_is_refused(on_passkey):
+    with pytest.raises(ValueError, match="block_size is 64; it must be 128, the length of the"):
+        train.main([flag.replace("size=128", "size=64") for flag in on_passkey])
+
+
 def test_a_run_on_the_task_prepares_it_first(on_passkey, tmp_path):
     assert train.main([*on_passkey[:-1], f"--data_dir={tmp_path / 'data'}"]) == 0
     model, _ = checkpoint.load(tmp_path / "run")

@@ -116,6 +116,47 @@ def test_other_targets_and_refusals_are_not_compared(path):
     assert refused["loss"] is refused["ci_low"] is refused["gain"] is None
 
 
+def test_seeds_scored_on_older_targets_are_left_out(path):
+    fill(path, row(flat(1)), row([9.0] * 4, seed=2, targets="deeper"))
+    (group,) = results.settle(path, "rope")
+    assert (group["loss"], group["seeds"], group["targets"]) == (9.0, [2], "deeper")
+
+
+def test_runs_are_compared_on_the_seeds_that_both_have(path):
+    fill(path, *(row(flat(s), seed=s, checkpoint_sha=f"c{s}") for s in (1, 2)))
+    fill(path, row([x + 0.3 for x in flat(2)], run="alibi", seed=2))
+    fill(path, row(flat(3), run="nope", seed=3))
+    found = {r["run"]: r for r in results.settle(path, "rope")}
+    assert found["alibi"]["over_window"] == pytest.approx(0.3, abs=1e-5)
+    assert found["nope"]["over_window"] is None
+    assert found["alibi"]["against"] == "rope"
+
+
+def test_a_new_row_takes_away_the_means_that_it_makes_untrue(path):
+    fill(path, row(flat(0)), row(flat(1), run="alibi"))
+    results.settle(path, "rope")
+    fill(path, row(flat(2)))
+    assert [(r["run"], r["seed"]) for r in results.read(path)] == [
+        *(("alibi", 1), ("alibi", None), ("rope", 1))
+    ]
+
+
+def test_all_right_and_all_wrong_have_wilsons_interval(path):
+    """Of 75: 75 right are 95 % sure to be more than 0.951 (Newcombe 1998, method 3)."""
+    right = row([1.0] * 75, protocol="passkey", outside_n=0)
+    fill(path, right, row([0.0] * 75, protocol="passkey", outside_n=0, run="x"))
+    first, second = results.settle(path, "rope")
+    assert (first["ci_low"], first["ci_high"]) == (pytest.approx(0.9513, abs=1e-4), 1)
+    assert (second["ci_low"], second["ci_high"]) == (0, pytest.approx(0.0487, abs=1e-4))
+
+
+def test_a_gain_in_accuracy_is_more_of_it(path):
+    fill(path, row([1.0] * 9 + [0.0], protocol="passkey", outside_n=0))
+    worse = row([1.0] * 4 + [0.0] * 6, protocol="passkey", outside_n=0, scaling="yarn", factor=4.0)
+    fill(path, worse)
+    assert results.settle(path, "rope")[1]["gain"] == -0.5
+
+
 def test_accuracy_by_depth_and_outside_of_the_window(path):
     right = [0.0] * 30 + [1.0] * 70
     fill(path, row(right, protocol="passkey", outside_n=40, chance=1e-4))

@@ -254,6 +254,12 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
     assert len(make_optimizers(configs.load(["--vocab_size=9"]), model, torch.device("cpu"))) == 1
 
 
+def test_another_optimizers_state_is_refused(flags):
+    folder = run(flags)
+    with pytest.raises(CheckpointError, match="holds the state of another optimizer than muon"):
+        run(flags, "--resume", "--optimizer=muon", "--max_iters=9", folder=folder)
+
+
 def test_a_run_is_not_overwritten_unless_asked(flags, tmp_path):
     folder = run(flags)
     before = (folder / "ckpt.pt").read_bytes()
@@ -341,14 +347,15 @@ def test_ctrl_c_saves_and_says_how_to_go_on(corpus, flags, tmp_path):
     assert checkpoint.read(tmp_path / "run")["iter"] > 0
 
 
-def test_an_overflow_in_float16_skips_the_step_and_fifty_in_a_row_end_the_run(flags):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_overflow_in_float16_skips_the_step_and_fifty_in_a_row_end_the_run(flags, optimizer):
     small = [flag for flag in flags if not flag.startswith("--dtype")]
-    run = start(configs.load([*small, "--dtype=float16"]), 0, 1, 0)
+    run = start(configs.load([*small, "--dtype=float16", f"--optimizer={optimizer}"]), 0, 1, 0)
     run.scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
-    before = run.model.wte.weight.clone()
+    before = [parameter.clone() for parameter in run.model.parameters()]
     train.train_step(run)
     assert (run.iter, run.skipped, run.scaler.get_scale()) == (1, 1, pytest.approx(5e37))
-    assert torch.equal(run.model.wte.weight, before)
+    assert all(map(torch.equal, run.model.parameters(), before))
     run.skipped = train.MAX_SKIPPED
     run.scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
     with pytest.raises(train.DivergedError, match="non-finite loss at step 1"):

@@ -1,4 +1,4 @@
-"""Repeat a key out of noise: read it back with `python evaluate.py --passkey`."""
+"""Repeat a key out of noise: `python evaluate.py out/passkey-learned --passkey` asks for it."""
 
 name = "passkey-learned"
 pos = "learned"
