@@ -209,7 +209,7 @@ class Cell:
 
 def cells(plan: Plan, args: Namespace, material: Prose | Retrieval) -> Iterator[Cell]:
     """All cells of a run, in the order in which they are measured."""
-    L = plan.config.block_size
+    L = plan.config.train_len
     for form in plan.forms:
         for c in plan.lengths:
             if args.passkey:

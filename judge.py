@@ -142,9 +142,10 @@ class Prose:
         Exact up to the trained length. Past it windows of `length` inputs score their last few
         targets, at most 1 / FINE of them, which costs that much less.
         """
-        L = model.config.block_size
-        seen = min(length, L) if model.config.beyond == "slide" else length
-        stride = 1 if seen <= L else min(SPAN, 2 ** int(math.log2(max(1, seen // FINE))))
+        c = model.config
+        seen = min(length, c.block_size) if c.beyond == "slide" else length
+        # Of a tuned model the length it was first trained at: it is read as the others are.
+        stride = 1 if seen <= c.train_len else min(SPAN, 2 ** int(math.log2(max(1, seen // FINE))))
         rows = matched_windows(self.val, self.spans, seen, stride)
         able = seen <= model.reach
         losses = token_losses(model, rows[:, :-1], rows[:, -stride:]) if able else None

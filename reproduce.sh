@@ -58,11 +58,10 @@ lengths="--lengths 256,512,1024,2048,4096"
 {
     for run in $(runs rope ""); do echo "judge $run $prose $lengths --rope_scaling $forms"; done
     for run in $(runs "${encodings#rope }" ""); do echo "judge $run $prose $lengths"; done
-    for run in $(runs "rope-4x $tuned" ""); do echo "judge $run $prose ${lengths/2048,/}"; done
-    # Within the trained length no scaling is needed; the longest again, for the same targets.
-    for run in $(runs "$encodings" ""); do
-        echo "judge $run $prose --lengths 64,128,4096 --rope_scaling none"
+    for run in $(runs rope-4x ""); do
+        echo "judge $run $prose ${lengths/2048,/} --rope_scaling none"
     done
+    for run in $(runs "$tuned" ""); do echo "judge $run $prose ${lengths/2048,/}"; done
     for run in $(runs rope passkey-); do echo "judge $run $passkey --rope_scaling $forms"; done
     for run in $(runs "${encodings#rope } $tuned" passkey-); do echo "judge $run $passkey"; done
 } | together
@@ -70,7 +69,8 @@ lengths="--lengths 256,512,1024,2048,4096"
 # Everything is measured now: the tables, the figures, and the README.
 python evaluate.py $(runs rope "") $prose $lengths --rope_scaling $forms
 python evaluate.py $(runs "${encodings#rope }" "") $prose $lengths
-python evaluate.py $(runs "rope-4x $tuned" "") $prose ${lengths/2048,/}
+python evaluate.py $(runs rope-4x "") $prose ${lengths/2048,/} --rope_scaling none
+python evaluate.py $(runs "$tuned" "") $prose ${lengths/2048,/}
 python evaluate.py $(runs rope passkey-) $passkey --rope_scaling $forms
 python evaluate.py $(runs "${encodings#rope } $tuned" passkey-) $passkey
 python plot.py --training $(runs "$encodings rope-4x $tuned" "")
