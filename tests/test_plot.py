@@ -216,3 +216,7 @@ def test_neither_needs_torch():
         nodes = ast.walk(ast.parse(Path(module.__file__).read_text()))
         names = {a.name for n in nodes if isinstance(n, ast.Import) for a in n.names}
         assert "torch" not in names
+
+
+def test_the_committed_figures_and_tables_are_up_to_date():
+    assert plot.stale(plot.ROOT) == []
