@@ -1,5 +1,6 @@
 """Where a run runs: its device, its precision, its processes, and the signals that stop it."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -59,6 +60,7 @@ def processes() -> Iterator[tuple[int, int, int]]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend)
     yield dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])
+    gc.collect()  # a model that DDP wraps still holds the group, whose threads must not outlive us
     dist.destroy_process_group()  # after an error it would wait for the others, who wait for us
 
 

@@ -48,29 +48,19 @@ for seed in $seeds; do
     done
 done | together
 
-prose="--json results/prose.json --window_tokens 16384"
+lengths=64,128,256,512,1024,2048,4096
+prose="--json results/prose.json --window_tokens 16384 --lengths $lengths"
 passkey="--json results/passkey.json --passkey --keys 100 --against passkey-rope --lengths 128,256,512,1024"
-# Fixed at 4x, to show what that costs elsewhere, one of them: the others take as long again.
-forms="none,yarn,dynamic_linear,dynamic_ntk,dynamic_ntk_by_parts,dynamic_yarn,dynamic_llama3"
 tuned=$(printf 'finetune-%s ' $methods)
 runs() { for name in $1; do printf "out/$2$name-%s\n" $seeds; done; } # all seeds of each name
-lengths="--lengths 256,512,1024,2048,4096"
 {
-    for run in $(runs rope ""); do echo "judge $run $prose $lengths --rope_scaling $forms"; done
-    for run in $(runs "${encodings#rope }" ""); do echo "judge $run $prose $lengths"; done
-    for run in $(runs rope-4x ""); do
-        echo "judge $run $prose ${lengths/2048,/} --rope_scaling none"
-    done
-    for run in $(runs "$tuned" ""); do echo "judge $run $prose ${lengths/2048,/}"; done
-    for run in $(runs rope passkey-); do echo "judge $run $passkey --rope_scaling $forms"; done
-    for run in $(runs "${encodings#rope } $tuned" passkey-); do echo "judge $run $passkey"; done
+    for run in $(runs "$encodings $tuned" ""); do echo "judge $run $prose"; done
+    for run in $(runs rope-4x ""); do echo "judge $run $prose --rope_scaling none"; done
+    for run in $(runs "$encodings $tuned" passkey-); do echo "judge $run $passkey"; done
 } | together
 
 # Everything is measured now: the tables, the figures, and the README.
-python evaluate.py $(runs rope "") $prose $lengths --rope_scaling $forms
-python evaluate.py $(runs "${encodings#rope }" "") $prose $lengths
-python evaluate.py $(runs rope-4x "") $prose ${lengths/2048,/} --rope_scaling none
-python evaluate.py $(runs "$tuned" "") $prose ${lengths/2048,/}
-python evaluate.py $(runs rope passkey-) $passkey --rope_scaling $forms
-python evaluate.py $(runs "${encodings#rope } $tuned" passkey-) $passkey
+python evaluate.py $(runs "$encodings $tuned" "") $prose
+python evaluate.py $(runs rope-4x "") $prose --rope_scaling none
+python evaluate.py $(runs "$encodings $tuned" passkey-) $passkey
 python plot.py --training $(runs "$encodings rope-4x $tuned" "")
