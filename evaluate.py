@@ -32,6 +32,7 @@ from model import GPT, GPTConfig
 from positions import POSITIONS
 
 LENGTHS = "1/4x,1/2x,1x,2x,4x,8x,16x"
+COUNTS = {"tokens": 1024, "window_tokens": 32768, "keys": 150}  # what is scored, unless given
 
 
 def parse(argv: list[str]) -> Namespace:
@@ -44,9 +45,9 @@ def parse(argv: list[str]) -> Namespace:
         "fixed and dynamic; a model that was trained with a scaling: that one)")  # fmt: skip
     add("--rope_factor", type=float, default=4.0, help="of the fixed scalings (default: 4)")
     add("--passkey", action="store_true", help="keys named again, instead of loss on text")
-    add("--tokens", type=int, default=1024, help="targets of matched (default: 1024)")
-    add("--window_tokens", type=int, default=32768, help="targets of the others (default: 32768)")
-    add("--keys", type=int, default=150, help="texts of a length with --passkey (default: 150)")
+    add("--tokens", type=int, help="targets of matched (default: 1024)")
+    add("--window_tokens", type=int, help="targets of the others (default: 32768)")
+    add("--keys", type=int, help="texts of a length with --passkey (default: 150)")
     add("--against", help="run that differences are also taken against, unscaled (default: rope, "
         "or passkey-rope)")  # fmt: skip
     add("--json", metavar="FILE", help="where the rows go (default: results/DATASET.json, or "
@@ -56,9 +57,14 @@ def parse(argv: list[str]) -> Namespace:
     add("--device", default="auto", help="auto, cpu, cuda, mps")
     args = parser.parse_args(argv)
     args.against = args.against or ("passkey-rope" if args.passkey else "rope")
-    for name in ("tokens", "window_tokens", "keys"):
-        if getattr(args, name) < 1:
-            raise ValueError(f"{name} is {getattr(args, name)}; it must be at least 1")
+    for name, default in COUNTS.items():
+        given = getattr(args, name)
+        if given is not None and args.passkey != (name == "keys"):
+            raise ValueError(f"{name} does nothing {'with' if args.passkey else 'without'} "
+                             "--passkey; leave it out")  # fmt: skip
+        if given is not None and given < 1:
+            raise ValueError(f"{name} is {given}; it must be at least 1")
+        setattr(args, name, given or default)
     return args
 
 

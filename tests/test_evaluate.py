@@ -14,7 +14,7 @@ import results
 import train
 from judge import Prose
 
-FAST = ["--tokens=64", "--window_tokens=256", "--wandb=disabled"]
+FAST = ["--tokens=64", "--window_tokens=256"]
 FIELDS = (
     "run seed pos scaling factor length ratio protocol loss ci_low ci_high gain tokens documents "
     "checkpoint_sha git torch device seconds"
@@ -43,7 +43,9 @@ def judge(corpus, tmp_path):
     path = tmp_path / "rows.json"
 
     def run(*argv):
-        evaluate.main([*FAST, *argv, f"--data_dir={corpus}", f"--json={path}"])
+        fast = [] if "--passkey" in argv else FAST
+        where = [f"--data_dir={corpus}", f"--json={path}", "--wandb=disabled"]
+        evaluate.main([*where, *fast, *argv])
         return results.read(path)
 
     return run
@@ -158,6 +160,8 @@ def test_the_curves_are_in_wandb(runs, judge, offline_wandb):
         (["--rope_factor=0.5"], "rope_factor is 0.5; it must be at least 1"),
         (["--tokens=0"], "tokens is 0; it must be at least 1"),
         (["--passkey", "--lengths=64"], "is not among the"),
+        (["--passkey", "--tokens=9"], "tokens does nothing with --passkey; leave it out"),
+        (["--keys=9"], "keys does nothing without --passkey; leave it out"),
         (["--length=4"], "unrecognized arguments: --length=4; --help lists all flags"),
         (["out/nothing"], "out/nothing: No such file or directory"),
     ],
