@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
@@ -26,7 +26,7 @@ import results
 import rope
 from data.tokenizer import from_meta
 from judge import FINE, Prose, Retrieval, Score
-from log import clock, curve
+from log import curve, progress
 from machine import commit, pick_device
 from model import GPT, GPTConfig
 from positions import POSITIONS
@@ -87,6 +87,7 @@ class Form:
 
     label: str
     overrides: dict[str, object]
+    build: Callable[[dict, GPTConfig], GPT] = checkpoint.build  # from the state of a checkpoint
 
 
 def forms(config: GPTConfig, scalings: str | None, factor: float) -> list[Form]:
@@ -201,8 +202,9 @@ class Cell:
     @property
     def unextended(self) -> bool:
         """Whether it reads as the unscaled model does; a fixed scaling is always in force."""
-        c, fixed = self.plan.config, "rope_factor" in self.form.overrides
-        plain = not fixed and c.attention_factor is None
+        c, form = self.plan.config, self.form
+        plain = form.build is checkpoint.build and "rope_factor" not in form.overrides
+        plain = plain and c.attention_factor is None
         return plain and self.length <= min(c.train_len, c.block_size)
 
     def model(self, device: torch.device) -> GPT:
@@ -210,7 +212,7 @@ class Cell:
         if state["sha256"] != self.plan.sha256:
             raise checkpoint.CheckpointError(f"{self.plan.path} changed meanwhile; start again")
         config = checkpoint.adapt(self.plan.config, **self.form.overrides)
-        return checkpoint.build(state, config).eval().to(device)
+        return self.form.build(state, config).eval().to(device)
 
 
 def cells(plan: Plan, args: Namespace, material: Prose | Retrieval) -> Iterator[Cell]:
@@ -258,13 +260,6 @@ def measure(todo: list[Cell], material: Prose | Retrieval, path: Path, device: t
                 progress(what, done / max(1, total), left)
 
 
-def progress(what: str, share: float, left: float) -> None:
-    """One line: replaced by the next on a terminal, a plain one elsewhere."""
-    before, after = ("\r\033[K", "") if sys.stderr.isatty() else ("", "\n")
-    text = f"{100 * share:3.0f}% eta {clock(left)} {what}"
-    print(f"{before}{text[:79]}", end=after, file=sys.stderr, flush=True)
-
-
 def mirror(plan: Plan, rows: list[results.Row], path: Path, wandb: str) -> None:
     """The curves of a run's forms in wandb, each a run of its own beside the training's."""
     for form in plan.forms:
@@ -273,11 +268,9 @@ def mirror(plan: Plan, rows: list[results.Row], path: Path, wandb: str) -> None:
             curve(plan.run | form.overrides | {"wandb": wandb}, path, of)
 
 
-def main(argv: list[str]) -> None:
-    args = parse(argv)
-    device = pick_device(args.device)
-    plans = [plan_of(path, args) for path in args.runs]
-    material = open_material(plans, args)
+def evaluate(plans: list[Plan], args: Namespace) -> None:
+    """Measure what the file does not hold yet, settle it, mirror it, print its tables."""
+    device, material = pick_device(args.device), open_material(plans, args)
     name = "passkey" if args.passkey else plans[0].run["dataset"]
     path = Path(args.json or f"results/{name}.json")
     check_names(plans, results.read(path))
@@ -293,6 +286,11 @@ def main(argv: list[str]) -> None:
         mirror(p, results.read(path), path, args.wandb)
     print("\n".join(results.lines(rows)))
     print(f"\n{path}: {len(results.read(path))} rows")
+
+
+def main(argv: list[str]) -> None:
+    args = parse(argv)
+    evaluate([plan_of(path, args) for path in args.runs], args)
 
 
 if __name__ == "__main__":

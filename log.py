@@ -92,6 +92,13 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
 
 
+def progress(what: str, share: float, left: float) -> None:
+    """One line: replaced by the next on a terminal, a plain one elsewhere."""
+    before, after = ("\r\033[K", "") if sys.stderr.isatty() else ("", "\n")
+    text = f"{100 * share:3.0f}% eta {clock(left)} {what}"
+    print(f"{before}{text[:79]}", end=after, file=sys.stderr, flush=True)
+
+
 def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
