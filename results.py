@@ -251,10 +251,13 @@ def _label(row: Row) -> str:
 
 
 def _table(rows: list[Row], lengths: list[int], name: str) -> Iterator[str]:
-    yield f"{'run (seeds) scaling':<30}" + "".join(f"{length:>7}" for length in lengths)
-    for label in dict.fromkeys(map(_label, rows)):
+    labels = dict.fromkeys(map(_label, rows))
+    width = min(max(map(len, labels), default=0), max(30, 79 - 7 * len(lengths)))
+    yield f"{'run (seeds) scaling':<{width}}" + "".join(f"{length:>7}" for length in lengths)
+    for label in labels:
         at = {row["length"]: row for row in rows if _label(row) == label}
-        yield f"{label[:29]:<30}" + "".join(f"{_cell(at.get(c), name):>7}" for c in lengths)
+        cells = "".join(f"{_cell(at.get(c), name):>7}" for c in lengths)
+        yield f"{label[:width]:<{width}}{cells}"
 
 
 def _cell(row: Row | None, name: str) -> str:
