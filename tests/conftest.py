@@ -1,7 +1,10 @@
 """A small corpus and a small run, made here, so that no test needs the network."""
 
+import hashlib
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+import checkpoint
+import cli
 import data.prepare
+import train
 
 WORDS = "to be or not that is the question whether nobler in mind suffer slings and arrows".split()
 SMALL = (
@@ -26,6 +32,51 @@ def history(folder: Path) -> list[dict]:
     records = [json.loads(line) for line in done.stdout.splitlines()]
     items = [record["history"]["item"] for record in records if record["type"] == "history"]
     return [{k: v for k, v in item.items() if not k.startswith("_")} for item in items]
+
+
+def fingerprint(folder: Path) -> str:
+    """A hash of weights and optimizer state."""
+    state, digest = checkpoint.read(folder), hashlib.sha256()
+    for name in sorted(state["model"]):
+        digest.update(state["model"][name].numpy().tobytes())
+    for optimizer in state["optimizers"]:
+        for _, moments in sorted(optimizer["state"].items()):
+            for name in sorted(moments):
+                digest.update(moments[name].numpy().tobytes())
+    digest.update(repr(state["scaler"]).encode())
+    return digest.hexdigest()
+
+
+def rows(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(folder: Path) -> list[float]:
+    return [row["train/loss"] for row in rows(folder)]
+
+
+def run(flags: list[str], *more: str, folder: Path | None = None) -> Path:
+    """Train in this process; later flags replace earlier ones. Returns the run's folder."""
+    merged = {f.partition("=")[0]: f for f in [*flags, *more]}
+    if folder is not None:
+        merged["--out_dir"] = f"--out_dir={folder}"
+    assert train.main(list(merged.values())) == cli.DONE
+    return Path(merged["--out_dir"].partition("=")[2])
+
+
+def stop_at(step: int, flags: list[str], *more: str) -> None:
+    """A real SIGTERM in the middle of a step; the run ends after that step, saved."""
+    original = train.train_step
+
+    def interrupted(run):
+        if run.iter == step - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(run)
+
+    merged = {f.partition("=")[0]: f for f in [*flags, *more]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "train_step", interrupted)
+        assert train.main(list(merged.values())) == cli.TERMINATED
 
 
 @pytest.fixture(scope="session")
@@ -61,3 +112,12 @@ def offline_wandb(tmp_path, monkeypatch):
 def one_thread():
     """Tiny models gain nothing from threads, and on a busy machine lose much."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """`train.main` takes the signals; give them back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -1,6 +1,5 @@
 """Training: the same steps whatever interrupts, divides or watches them."""
 
-import hashlib
 import json
 import math
 import os
@@ -16,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import history
+from conftest import fingerprint, history, losses, rows, run, stop_at
 from transformers import get_cosine_schedule_with_warmup
 
 import checkpoint
@@ -32,45 +31,6 @@ from positions import POSITIONS
 from run import claim_folder, make_optimizers, optimizer_groups, split_batch, start
 
 ROOT = Path(__file__).parent.parent
-
-
-@pytest.fixture(autouse=True)
-def signals():
-    """`train.main` takes the signals; give them back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def fingerprint(folder: Path) -> str:
-    """A hash of weights and optimizer state."""
-    state, digest = checkpoint.read(folder), hashlib.sha256()
-    for name in sorted(state["model"]):
-        digest.update(state["model"][name].numpy().tobytes())
-    for optimizer in state["optimizers"]:
-        for _, moments in sorted(optimizer["state"].items()):
-            for name in sorted(moments):
-                digest.update(moments[name].numpy().tobytes())
-    digest.update(repr(state["scaler"]).encode())
-    return digest.hexdigest()
-
-
-def rows(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-
-
-def losses(folder: Path) -> list[float]:
-    return [row["train/loss"] for row in rows(folder)]
-
-
-def run(flags: list[str], *more: str, folder: Path | None = None) -> Path:
-    """Train in this process; later flags replace earlier ones. Returns the run's folder."""
-    merged = {f.partition("=")[0]: f for f in [*flags, *more]}
-    if folder is not None:
-        merged["--out_dir"] = f"--out_dir={folder}"
-    assert train.main(list(merged.values())) == cli.DONE
-    return Path(merged["--out_dir"].partition("=")[2])
 
 
 def test_a_run_learns_and_leaves_what_it_says(flags):
@@ -141,21 +101,6 @@ def test_resuming_is_exact_from_every_step(flags, tmp_path, dtype, more):
         assert fingerprint(part) == fingerprint(whole)
         assert [x.hex() for x in losses(part)] == [x.hex() for x in losses(whole)]
         assert rows(part)[-1]["val/loss"] == rows(whole)[-1]["val/loss"]
-
-
-def stop_at(step: int, flags: list[str], *more: str) -> None:
-    """A real SIGTERM in the middle of a step; the run ends after that step, saved."""
-    original = train.train_step
-
-    def interrupted(run):
-        if run.iter == step - 1:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return original(run)
-
-    merged = {f.partition("=")[0]: f for f in [*flags, *more]}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "train_step", interrupted)
-        assert train.main(list(merged.values())) == cli.TERMINATED
 
 
 def test_without_dropout_drawn_by_step_resuming_would_not_be_exact(flags, tmp_path, monkeypatch):
