@@ -5,13 +5,18 @@ A checkpoint is the file that `torch.save` makes, followed by one line of LINE_B
 before the hash has matched. See docs/checkpoint.md.
 """
 
+import errno
 import hashlib
 import io
 import os
 import re
+import shutil
 import sys
+import zipfile
+from contextlib import suppress
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 
@@ -21,7 +26,8 @@ from positions import KNOBS
 FORMAT = 1
 LINE = re.compile(rb"\nnanorope checkpoint (\d{4}) sha256 ([0-9a-f]{64})\n")
 LINE_BYTES = 98
-NEWEST, PREVIOUS = "ckpt.pt", "ckpt.prev.pt"
+NEWEST, PREVIOUS, FRESH = "ckpt.pt", "ckpt.prev.pt", "ckpt.pt.tmp"
+PIECE = 2**20  # bytes hashed at once
 
 
 class CheckpointError(ValueError):
@@ -30,38 +36,66 @@ class CheckpointError(ValueError):
     exit_code = 4
 
 
+class SaveError(OSError):
+    """A checkpoint that could not be written. Those before it are untouched."""
+
+
 def save(folder: Path, state: dict) -> Path:
     """Write `state` (tensors and plain Python values) as the newest checkpoint of a folder.
 
-    A crash at any moment leaves the newest or the previous one whole. Raises OSError (disk full)
-    with both still there.
+    A crash at any moment leaves the newest or the previous one whole. Raises SaveError (disk full)
+    with the last good one still there.
     """
     buffer = io.BytesIO()  # in memory first: torch.save hides what a full disk says
     torch.save(state, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
     buffer.write(f"\nnanorope checkpoint {FORMAT:04} sha256 {digest}\n".encode())
-    newest, fresh = folder / NEWEST, folder / f"{NEWEST}.tmp"
+    newest, fresh = folder / NEWEST, folder / FRESH
     try:
         with open(fresh, "wb") as file:
             file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
         # A damaged newest must not take the place of the good one before it.
-        if newest.exists() and _hashed(newest.read_bytes()):
+        if newest.exists() and _is_whole(newest):
             os.replace(newest, folder / PREVIOUS)
         os.replace(fresh, newest)
-    except OSError:
+        _sync(folder)
+    except OSError as error:
         fresh.unlink(missing_ok=True)
-        raise
-    _sync(folder)
+        raise _failure(error, folder, state["iter"], buffer.tell()) from None
     return newest
 
 
-def _hashed(raw: bytes) -> re.Match | None:
-    """The last line of a checkpoint whose hash matches what stands before it."""
-    line = LINE.fullmatch(raw[-LINE_BYTES:])
-    digest = hashlib.sha256(memoryview(raw)[:-LINE_BYTES]).hexdigest()
-    return line if line and digest == line[2].decode() else None
+def _failure(error: OSError, folder: Path, step: int, size: int) -> SaveError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    good, free = last_good(folder), shutil.disk_usage(folder).free
+    return SaveError(
+        f"{'disk full' if full else error.strerror} while saving step {step} to {folder} "
+        f"(need {size / 1e6:.1f} MB, {free / 1e6:.1f} MB free); "
+        f"last good: {'none' if good is None else f'step {good}'}"
+    )
+
+
+def _hashed(file: BinaryIO) -> re.Match | None:
+    """The last line of a checkpoint whose hash matches what stands before it.
+
+    The line first, then the rest in pieces: junk of any size takes neither time nor memory. Stops
+    where the line begins.
+    """
+    left = file.seek(0, os.SEEK_END) - LINE_BYTES
+    file.seek(max(0, left))
+    line, digest = LINE.fullmatch(file.read(LINE_BYTES)), hashlib.sha256()
+    file.seek(0)
+    while line and (piece := file.read(min(PIECE, left))):
+        digest.update(piece)
+        left -= len(piece)
+    return line if line and digest.hexdigest() == line[2].decode() else None
+
+
+def _is_whole(path: Path) -> bool:
+    with open(path, "rb") as file:
+        return _hashed(file) is not None
 
 
 def _sync(folder: Path) -> None:
@@ -76,15 +110,24 @@ def _sync(folder: Path) -> None:
 def read_file(path: Path) -> dict:
     """The state in one file, checked by its hash before it is unpickled as plain data only."""
     try:
-        raw = path.read_bytes()
+        with open(path, "rb") as file:
+            line = _hashed(file)
+            size = file.tell()
+            file.seek(0)
+            raw = io.BytesIO(file.read(size) if line else b"")
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None
-    if not (line := _hashed(raw)):
+    if not line:
         raise CheckpointError(f"{path} is damaged, or no nanorope checkpoint: its SHA-256 is off")
     if int(line[1]) != FORMAT:
-        raise CheckpointError(f"{path} has format {int(line[1])}; this code reads {FORMAT}")
+        newer = "; a newer nanorope wrote it" if int(line[1]) > FORMAT else ""
+        raise CheckpointError(f"{path} has format {int(line[1])}; this code reads {FORMAT}{newer}")
     try:
-        state = torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+        # torch.save compresses nothing, and torch.load would unpack a bomb of any size.
+        if sum(member.file_size for member in zipfile.ZipFile(raw).infolist()) > size:
+            raise zipfile.BadZipFile
+        raw.seek(0)
+        state = torch.load(raw, map_location="cpu", weights_only=True)
     except Exception as error:  # nine types of them; the hash matched, so it was written like this
         code = "contains code" if "eights only" in str(error) else "cannot be unpacked"
         raise CheckpointError(f"{path} was not loaded: it {code}") from None
@@ -98,6 +141,8 @@ def read(path: str | Path) -> dict:
     path = Path(path)
     if not path.is_dir():
         return read_file(path)
+    if (path / FRESH).exists():
+        print(f"{path / FRESH} is half of a save that was cut short; left alone", file=sys.stderr)
     files = [path / name for name in (NEWEST, PREVIOUS) if (path / name).exists()]
     if not files:
         raise CheckpointError(f"{path} holds no checkpoint ({NEWEST}); train one into it first")
@@ -110,6 +155,14 @@ def read(path: str | Path) -> dict:
     if not state["path"].endswith(NEWEST):
         print(f"{why}; using the previous one, of step {state['iter']}", file=sys.stderr)
     return state
+
+
+def last_good(folder: Path) -> int | None:
+    """The step of the newest whole checkpoint of a folder."""
+    for name in (NEWEST, PREVIOUS):
+        with suppress(CheckpointError):
+            return read_file(folder / name)["iter"]
+    return None
 
 
 def config_of(state: dict) -> GPTConfig:
@@ -179,7 +232,7 @@ def exists(folder: Path) -> bool:
 
 def remove(folder: Path) -> None:
     """Take a run's checkpoints away, before another run starts in its folder."""
-    for name in (NEWEST, PREVIOUS):
+    for name in (NEWEST, PREVIOUS, FRESH):
         (folder / name).unlink(missing_ok=True)
 
 

@@ -26,8 +26,11 @@ class Log:
 
     def row(self, row: dict[str, float | int]) -> None:
         """Write one row; its `iter` is the number of optimizer steps done."""
-        self.file.write(json.dumps(row) + "\n")
-        self.file.flush()
+        try:
+            self.file.write(json.dumps(row) + "\n")
+            self.file.flush()
+        except OSError as error:  # a full disk; what is buffered goes with the next row
+            print(f"{self.path}: {error.strerror}; it will be tried again", file=sys.stderr)
         if self.wandb is not None:
             try:
                 self.wandb.log(row)
@@ -56,7 +59,10 @@ class Log:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
 
     def close(self, exit_code: int) -> None:
-        self.file.close()
+        try:
+            self.file.close()
+        except OSError as error:
+            print(f"{self.path} lacks rows: {error.strerror}", file=sys.stderr)
         if self.wandb is not None:
             try:
                 self.wandb.finish(exit_code=exit_code)

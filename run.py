@@ -1,5 +1,6 @@
 """Everything in place for the first step: data, folder, weights, optimizer."""
 
+import errno
 import fcntl
 import json
 import os
@@ -166,6 +167,25 @@ def check_resume(config: Config, dataset: data.Dataset, state: dict) -> Config:
     return config
 
 
+def numerics(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
+    """What the last digits of a run's numbers depend on, beside its settings."""
+    return {
+        "torch": str(torch.__version__),  # a class of its own otherwise
+        "threads": torch.get_num_threads(),
+        "device": device.type,
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def check_numerics(state: dict, device: torch.device, dtype: torch.dtype) -> None:
+    """Say so where a resumed run will not be what it would have been, to the last digit."""
+    here = numerics(device, dtype).items()
+    # The first checkpoints of format 1 lack device and dtype.
+    new = [f"{name} {state[name]} -> {now}" for name, now in here if state.get(name, now) != now]
+    if new:
+        print(f"not bit-exact from here on: {', '.join(new)}", file=sys.stderr)
+
+
 def check_windows(config: Config, dataset: data.Dataset) -> None:
     """Is there a window at all, and is it one of the task's?"""
     if dataset.every not in (1, config.block_size + 1):
@@ -179,12 +199,16 @@ def claim_folder(config: Config) -> Iterator[None]:
     """Make the run's folder and hold it; refuse one that holds another run, or is in use."""
     folder = config.folder
     if checkpoint.exists(folder) and not (config.resume or config.overwrite):
-        raise ValueError(f"{folder} holds a run already: --resume continues it, --overwrite "
-                         "starts anew, --name or --out_dir leaves it alone")  # fmt: skip
+        raise ValueError(f"{folder} holds a run already (step {checkpoint.last_good(folder)}): "
+                         "--resume continues it, --overwrite starts anew, --name or --out_dir "
+                         "leaves it alone")  # fmt: skip
     if config.resume and not checkpoint.exists(folder):
-        raise checkpoint.CheckpointError(f"{folder} holds no checkpoint to resume from")
+        raise checkpoint.CheckpointError(f"{folder} holds no checkpoint to resume from; "
+                                         "leave out --resume to start there")  # fmt: skip
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, "it is not writable")
         held = os.open(folder, os.O_RDONLY)
     except OSError as error:
         raise OSError(error.errno, f"out_dir cannot be used, {error.strerror}", folder) from None
@@ -216,6 +240,8 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     if config.resume:
         state = checkpoint.read(config.folder)
         config = check_resume(config, dataset, state)
+        if rank == 0:
+            check_numerics(state, device, dtype)
     elif config.init_from:
         state = checkpoint.read(config.init_from)
         config = carry_over(config, dataset, state)

@@ -27,7 +27,7 @@ import data
 from configs import Config
 from log import Log
 from machine import Stop, processes
-from run import Run, claim_folder, enter_folder, split_batch, start
+from run import Run, claim_folder, enter_folder, numerics, split_batch, start
 
 USAGE = """python train.py [CONFIG.py] [--key=value | --key value | --switch ...]
 
@@ -104,8 +104,16 @@ def check_finite(run: Run, loss: Tensor, norm: Tensor) -> None:
     )
 
 
-def save(run: Run) -> None:
-    state = checkpoint.describe(run.model) | {
+def save(run: Run, asked: int) -> None:
+    """Write a checkpoint. Where that fails, SaveError only when the run ends with it."""
+    for name, weight in run.model.named_parameters():
+        if not weight.isfinite().all():
+            raise DivergedError(
+                f"{name} is not finite at step {run.iter}; the last checkpoint is untouched. "
+                "Lower learning_rate"
+            )
+    state = checkpoint.describe(run.model) | numerics(run.device, run.dtype)
+    state |= {
         "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
         "scaler": run.scaler.state_dict(),
         "iter": run.iter,
@@ -115,10 +123,13 @@ def save(run: Run) -> None:
         "run_id": run.run_id,
         "data": run.data.fingerprint,
         "tokenizer": run.data.meta["tokenizer"],
-        "torch": str(torch.__version__),  # a class of its own otherwise
-        "threads": torch.get_num_threads(),
     }
-    checkpoint.save(run.config.folder, state)
+    try:
+        checkpoint.save(run.config.folder, state)
+    except checkpoint.SaveError as error:
+        if asked or run.iter == run.config.max_iters:
+            raise
+        print(f"{error}; going on, and trying again at the next checkpoint", file=sys.stderr)
 
 
 def loop(run: Run, log: Log | None, stop: Stop) -> int:
@@ -142,7 +153,7 @@ def loop(run: Run, log: Log | None, stop: Stop) -> int:
             log.row(row)
             log.line(row)
             if due or asked:
-                save(run)
+                save(run, asked)
         losses, began = [], time.monotonic()
     return Stop.EXIT.get(asked, cli.DONE)
 

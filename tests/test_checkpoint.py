@@ -157,7 +157,9 @@ def test_a_save_that_fails_leaves_what_was_there(folder, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left") as caught:
+    with pytest.raises(
+        OSError, match="disk full while saving step 9 .*last good: step 3"
+    ) as caught:
         checkpoint.save(folder, state_of(iter=9))
     assert cli.exit_code(caught.value) == cli.RESOURCES
     assert checkpoint.load(folder)[1]["iter"] == 3

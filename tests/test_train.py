@@ -208,7 +208,7 @@ def test_another_optimizers_state_is_refused(flags):
 def test_a_run_is_not_overwritten_unless_asked(flags, tmp_path):
     folder = run(flags)
     before = (folder / "ckpt.pt").read_bytes()
-    with pytest.raises(ValueError, match="holds a run already: --resume continues it") as caught:
+    with pytest.raises(ValueError, match=r"already \(step 6\): --resume continues") as caught:
         run(flags)
     assert cli.exit_code(caught.value) == cli.USAGE
     with pytest.raises(CheckpointError, match="n_layer: checkpoint 2, config 3"):
