@@ -14,6 +14,7 @@ import torch
 
 import checkpoint
 import cli
+import configs
 import data.prepare
 import train
 
@@ -55,13 +56,17 @@ def losses(folder: Path) -> list[float]:
     return [row["train/loss"] for row in rows(folder)]
 
 
+def merged(flags: list[str], *more: str, folder: Path | None = None) -> list[str]:
+    """Flags in which later ones have replaced earlier ones."""
+    last = [] if folder is None else [f"--out_dir={folder}"]
+    return list({f.partition("=")[0]: f for f in [*flags, *more, *last]}.values())
+
+
 def run(flags: list[str], *more: str, folder: Path | None = None) -> Path:
     """Train in this process; later flags replace earlier ones. Returns the run's folder."""
-    merged = {f.partition("=")[0]: f for f in [*flags, *more]}
-    if folder is not None:
-        merged["--out_dir"] = f"--out_dir={folder}"
-    assert train.main(list(merged.values())) == cli.DONE
-    return Path(merged["--out_dir"].partition("=")[2])
+    argv = merged(flags, *more, folder=folder)
+    assert train.main(argv) == cli.DONE
+    return configs.load(argv).folder
 
 
 def stop_at(step: int, flags: list[str], *more: str) -> None:
@@ -73,10 +78,9 @@ def stop_at(step: int, flags: list[str], *more: str) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
         return original(run)
 
-    merged = {f.partition("=")[0]: f for f in [*flags, *more]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "train_step", interrupted)
-        assert train.main(list(merged.values())) == cli.TERMINATED
+        assert train.main(merged(flags, *more)) == cli.TERMINATED
 
 
 @pytest.fixture(scope="session")

@@ -152,20 +152,6 @@ def test_what_does_not_fit_is_named(tmp_path, spoil, words):
     assert words in refusal(tmp_path)
 
 
-def test_a_save_that_fails_leaves_what_was_there(folder, monkeypatch):
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(
-        OSError, match="disk full while saving step 9 .*last good: step 3"
-    ) as caught:
-        checkpoint.save(folder, state_of(iter=9))
-    assert cli.exit_code(caught.value) == cli.RESOURCES
-    assert checkpoint.load(folder)[1]["iter"] == 3
-    assert sorted(p.name for p in folder.iterdir()) == ["ckpt.pt"]
-
-
 def test_the_newest_run_is_found(tmp_path):
     with pytest.raises(CheckpointError, match="no run in"):
         checkpoint.newest_run(tmp_path)

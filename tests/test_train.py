@@ -28,7 +28,7 @@ from checkpoint import CheckpointError
 from judge import HeldOut
 from model import GPT, GPTConfig
 from positions import POSITIONS
-from run import claim_folder, make_optimizers, optimizer_groups, split_batch, start
+from run import make_optimizers, optimizer_groups, split_batch, start
 
 ROOT = Path(__file__).parent.parent
 
@@ -205,21 +205,6 @@ def test_another_optimizers_state_is_refused(flags):
         run(flags, "--resume", "--optimizer=muon", "--max_iters=9", folder=folder)
 
 
-def test_a_run_is_not_overwritten_unless_asked(flags, tmp_path):
-    folder = run(flags)
-    before = (folder / "ckpt.pt").read_bytes()
-    with pytest.raises(ValueError, match=r"already \(step 6\): --resume continues") as caught:
-        run(flags)
-    assert cli.exit_code(caught.value) == cli.USAGE
-    with pytest.raises(CheckpointError, match="n_layer: checkpoint 2, config 3"):
-        run(flags, "--n_layer=3", "--resume")
-    with pytest.raises(ValueError, match=re.escape("vocab_size is 3; it must be at least")):
-        run(flags, "--vocab_size=3", "--overwrite")
-    assert (folder / "ckpt.pt").read_bytes() == before
-    run(flags, "--overwrite", "--max_iters=2")
-    assert [row["iter"] for row in rows(folder)] == [1, 2]
-
-
 def test_resuming_needs_a_checkpoint_and_the_same_data(flags, tmp_path):
     with pytest.raises(CheckpointError, match="holds no checkpoint") as caught:
         run(flags, "--resume")
@@ -305,31 +290,6 @@ def test_an_overflow_in_float16_skips_the_step_and_fifty_in_a_row_end_the_run(fl
     run.scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
     with pytest.raises(train.DivergedError, match="non-finite loss at step 1"):
         train.train_step(run)
-
-
-def test_a_folder_in_use_is_refused(flags, tmp_path):
-    config = configs.load(flags)
-    config.folder.mkdir()
-    with claim_folder(config), pytest.raises(ValueError, match="is in use by another") as caught:
-        run(flags)
-    run(flags)  # free again
-    assert cli.exit_code(caught.value) == cli.BUSY
-
-
-def test_an_out_dir_that_cannot_be_is_named(flags, tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="out_dir cannot be used") as caught:
-        run(flags, folder=tmp_path / "file" / "run")
-    assert cli.exit_code(caught.value) == cli.RESOURCES
-    assert str(tmp_path / "file") in cli.sentence(caught.value)
-
-
-def test_an_overwritten_run_goes_only_when_the_new_one_can_start(flags):
-    folder = run(flags)
-    before = (folder / "ckpt.pt").read_bytes()
-    with pytest.raises(data.DataError, match="the longest document has"):
-        run(flags, "--overwrite", "--block_size=2500")
-    assert (folder / "ckpt.pt").read_bytes() == before
 
 
 def test_a_missing_corpus_is_prepared_and_an_unknown_one_named(flags, tmp_path, monkeypatch):

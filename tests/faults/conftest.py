@@ -2,10 +2,15 @@
 
 import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
+import cli
+import train
 
 FIGURES = Path(__file__).parent.parent.parent / "results" / "faults.json"
 
@@ -27,3 +32,36 @@ def record(request) -> Callable[..., None]:
         os.replace(fresh, FIGURES)
 
     return keep
+
+
+@pytest.fixture
+def ended(capfd, monkeypatch) -> Callable[..., tuple[int, str]]:
+    """`ended(*argv)`: exit code and stderr of train.py, or of another `main`, in this process.
+
+    Whatever fails must end in one line; what is trained before it may have said more.
+    """
+
+    def command(*argv: str, main: Callable = train.main) -> tuple[int, str]:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["command", *argv])
+        with pytest.raises(SystemExit) as caught:
+            cli.end(main)
+        said = capfd.readouterr().err
+        failed = caught.value.code in range(1, 10)
+        assert said.count("error: ") == said.splitlines()[-1:][0].startswith("error: ") == failed
+        assert "Traceback" not in said
+        return caught.value.code, said
+
+    return command
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 2 MB, real; skipped where nobody may mount one."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("needs root, to mount a tmpfs")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
