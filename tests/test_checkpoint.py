@@ -1,7 +1,6 @@
 """Checkpoints: what is written comes back exactly, and nothing else is believed."""
 
 import os
-import random
 
 import pytest
 import torch
@@ -69,37 +68,6 @@ def test_an_impossible_override_is_named(folder):
         checkpoint.load(folder, rope_scaling="yarn")
 
 
-def test_every_flipped_bit_is_noticed(folder):
-    file = folder / "ckpt.pt"
-    whole, draw = file.read_bytes(), random.Random(1)
-    for _ in range(100):
-        at, bit = draw.randrange(len(whole)), 1 << draw.randrange(8)
-        file.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
-        assert "ckpt.pt" in refusal(folder)
-
-
-def test_every_cut_is_noticed(folder):
-    file = folder / "ckpt.pt"
-    whole, draw = file.read_bytes(), random.Random(2)
-    for length in [0, 1, *(draw.randrange(len(whole)) for _ in range(30)), len(whole) - 1]:
-        file.write_bytes(whole[:length])
-        assert "damaged" in refusal(folder)
-
-
-def test_without_its_hash_most_damage_would_pass(folder):
-    """The facts that the format rests on: torch.load alone believes most flipped bits."""
-    whole, draw, believed = (folder / "ckpt.pt").read_bytes(), random.Random(3), 0
-    for _ in range(40):
-        at = draw.randrange(len(whole) - checkpoint.LINE_BYTES)
-        (folder / "x").write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
-        try:
-            torch.load(folder / "x", weights_only=True)
-        except Exception:  # any of nine types
-            continue
-        believed += 1
-    assert believed > 20
-
-
 def test_a_damaged_newest_falls_back_to_the_previous_and_says_so(folder, capsys):
     checkpoint.save(folder, state_of(iter=9))
     assert checkpoint.load(folder)[1]["iter"] == 9
@@ -121,15 +89,9 @@ def test_a_pickle_that_would_run_code_is_refused(folder):
     assert not (folder / "ran").exists()
 
 
-def test_a_newer_format_a_foreign_file_and_an_empty_folder_are_named(folder, tmp_path_factory):
-    file = folder / "ckpt.pt"
-    file.write_bytes(file.read_bytes().replace(b"checkpoint 0001", b"checkpoint 0099"))
-    assert "format 99; this code reads 1" in refusal(folder)
-    torch.save({"a": 1}, file)
-    assert "no nanorope checkpoint" in refusal(folder)
-    empty = tmp_path_factory.mktemp("empty")
-    assert "holds no checkpoint" in refusal(empty)
-    assert "No such file" in refusal(empty / "nowhere")
+def test_an_empty_folder_and_no_folder_are_named(tmp_path):
+    assert "holds no checkpoint" in refusal(tmp_path)
+    assert "No such file" in refusal(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
