@@ -101,6 +101,13 @@ def test_a_resume_that_forgets_is_not_exact(flags, tmp_path, monkeypatch, room, 
     assert not any(exact([*flags, f"--dtype={dtype}"], tmp_path, steps=6))
 
 
+def test_overflows_in_a_row_are_counted_across_a_resume(flags):
+    """Row 26: fifty of them end a run, however often it is interrupted."""
+    folder = run(flags, "--dtype=float16", "--max_iters=3")
+    run(flags, "--dtype=float16", "--max_iters=5", "--resume")
+    assert checkpoint.read(folder)["skipped"] == 5
+
+
 def test_a_signal_between_micro_steps_ends_the_run_after_the_step(flags, tmp_path, monkeypatch):
     """Row 27: nothing of a step is ever half done."""
     flags = merged(flags, "--gradient_accumulation_steps=4", "--dropout=0.1")

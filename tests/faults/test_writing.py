@@ -248,10 +248,10 @@ def test_a_power_cut_finds_the_file_on_the_disk_before_its_name(tmp_path, monkey
         calls.append(("replace", Path(source).name, Path(target).name))
         replace(source, target)
 
-    checkpoint.save(tmp_path, state_of(3))
+    checkpoint.save(tmp_path, {"iter": 3})  # small: a buffer could still hold it
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "replace", replaced)
-    size = checkpoint.save(tmp_path, state_of(9)).stat().st_size
+    size = checkpoint.save(tmp_path, {"iter": 9}).stat().st_size
     assert calls == [
         ("fsync", "ckpt.pt.tmp", size),  # all of it
         ("replace", "ckpt.pt", "ckpt.prev.pt"),
@@ -281,6 +281,15 @@ def test_a_save_that_fails_says_what_it_needed_and_leaves_what_was_there(
     assert cli.exit_code(caught.value) == cli.RESOURCES
     assert (tmp_path / checkpoint.NEWEST).read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt.prev.pt", "ckpt.pt"]
+
+
+def test_a_sync_that_fails_is_a_save_that_failed(tmp_path, monkeypatch):
+    """Row 10: some disks say only then that they are full."""
+    checkpoint.save(tmp_path, state_of(3))
+    monkeypatch.setattr(os, "fsync", lambda _: Path("/dev/full").write_text("!"))
+    with pytest.raises(SaveError, match=r"^disk full while saving step 9 .*last good: step 3$"):
+        checkpoint.save(tmp_path, state_of(9))
+    assert [path.name for path in tmp_path.iterdir()] == ["ckpt.pt"]
 
 
 def test_a_disk_that_has_room_again_gets_the_next_checkpoint(flags, ended, tmp_path, monkeypatch):
@@ -330,6 +339,22 @@ def test_a_disk_that_stays_full_ends_the_run_and_keeps_its_last_checkpoint(
     assert ended(*merged(larger, "--resume", folder=part))[0] == cli.DONE
     assert fingerprint(part) == fingerprint(whole)
     assert losses(part) == losses(whole)
+
+
+def test_a_row_that_cannot_be_written_does_not_end_a_run(flags, ended, monkeypatch):
+    """Row 10: it waits in memory for the next one."""
+
+    class Full(Log):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            self.file.close()
+            self.file = open("/dev/full", "a")  # noqa: SIM115 - Log closes it
+
+    monkeypatch.setattr(train, "Log", Full)
+    code, said = ended(*flags)
+    assert code == cli.DONE
+    assert said.count("metrics.jsonl: No space left on device; it will be tried again\n") == 6
+    assert said.count("metrics.jsonl lacks rows: No space left on device\n") == 1
 
 
 # ---- the run's folder --------------------------------------------------------------------------
