@@ -192,6 +192,22 @@ def test_a_foreign_file_without_a_hash_is_refused(folder, ended, whole):
     assert said == f"error: {folder / 'ckpt.pt'} {DAMAGED}\n"
 
 
+def test_weights_alone_are_no_run_to_resume(flags, ended):
+    """Row 20: what docs/checkpoint.md says of a file that was made of foreign weights."""
+    folder = run(flags, "--max_iters=1")
+    state = checkpoint.read(folder)
+    kept = {name: state[name] for name in ("config", "model", "iter", "tokenizer")}
+    checkpoint.save(folder, kept)
+    code, said = ended(*merged(flags, "--resume"))
+    assert code == cli.CHECKPOINT
+    assert said == (f"error: {folder / 'ckpt.pt'} holds weights but no run to resume; start from "
+                    "them with --init_from\n")  # fmt: skip
+    code, _ = ended(f"--out_dir={folder}", "--prompt=to", "--max_len=4", main=sample.main)
+    assert code == cli.DONE
+    other = [f"--init_from={folder}", "--overwrite", "--max_iters=1"]
+    assert ended(*merged(flags, *other))[0] == cli.DONE
+
+
 # ---- another model -----------------------------------------------------------------------------
 
 
