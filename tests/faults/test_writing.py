@@ -436,7 +436,8 @@ def test_a_folder_in_use_is_refused_until_the_other_is_gone(flags, ended, tmp_pa
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert code == cli.BUSY
-    assert said.startswith(f"error: {config.folder} is in use by another run")
+    busy = rf"error: {config.folder} is in use by another run(?: \(pid {child}\))?; choose .*\n"
+    assert re.fullmatch(busy, said)
     run(flags)
 
 
