@@ -20,6 +20,8 @@ from attention import Attention, KVCache, Scene
 from positions import INIT_STD, POSITIONS, require
 from sampling import check_sampling, sample_token
 
+MAX_SIZE = 10_000_000  # of anything that is counted in a model; more is a slip of the hand
+
 
 @dataclass(frozen=True)
 class GPTConfig:
@@ -54,6 +56,7 @@ class GPTConfig:
         for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd"):
             value = getattr(self, name)
             require(value is None or value > 0, self, name, "at least 1")
+            require(value is None or value <= MAX_SIZE, self, name, f"at most {MAX_SIZE:,}")
         require(0 <= self.dropout < 1, self, "dropout", "from 0 to below 1")
         heads = f"of n_head ({self.n_head})"
         require(self.n_embd % self.n_head == 0, self, "n_embd", f"a multiple {heads}")
@@ -98,6 +101,8 @@ def check_types(config) -> None:
             value = float(value)
             object.__setattr__(config, field.name, value)
         require(type(value) in kinds, config, field.name, f"of type {kinds[0].__name__}")
+        if type(value) is int:
+            require(abs(value) < 2**63, config, field.name, "below 2**63")
         finite = type(value) is not float or math.isfinite(value)
         require(finite, config, field.name, "a finite number")
 

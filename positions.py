@@ -162,6 +162,11 @@ class Rope(Position):
             value = getattr(config, name)
             require(value is None or value >= 1, config, name, "at least 1")
         require(0 < config.rope_fraction <= 1, config, "rope_fraction", "above 0, at most 1")
+        require(config.rope_theta > 1, config, "rope_theta", "above 1")
+        for name in sorted(cls.settings(config)):
+            value = getattr(config, name)  # past these sizes the formulas leave what floats hold
+            sane = type(value) is not float or not value or 1e-15 < abs(value) < 1e15
+            require(sane, config, name, "of a size from 1e-15 to 1e15")
         cls(config).frequencies(config.block_size)  # rope.frequencies refuses the rest
 
     @staticmethod

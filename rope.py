@@ -170,7 +170,8 @@ def frequencies(
     for name in sorted(knobs.keys() - known.keys()):
         raise ValueError(f"scaling {scaling!r} has no {name}; it has {', '.join(known) or 'none'}")
     if head_dim < 2 or head_dim % 2:
-        raise ValueError(f"head_dim is {head_dim}; rotation needs an even number of channels")
+        of = "n_embd / n_head, times rope_fraction"
+        raise ValueError(f"head_dim is {head_dim}; rotation needs an even number of channels: {of}")
     if not 1 < theta < math.inf:
         raise ValueError(f"theta is {theta}; the base must be a finite number above 1")
     if not 1 <= factor < math.inf:

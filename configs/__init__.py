@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
 
-from model import GPTConfig
+from model import MAX_SIZE, GPTConfig
 from positions import require
 
 
@@ -56,15 +56,22 @@ class Config(GPTConfig):
         for name in (*positive.split(), "eval_tokens", "lr_decay_iters"):
             value = getattr(self, name)
             require(value is None or value > 0, self, name, "at least 1")
+        for name in ("batch_size", "gradient_accumulation_steps"):
+            require(getattr(self, name) <= MAX_SIZE, self, name, f"at most {MAX_SIZE:,}")
         for name in ("learning_rate", "min_lr", "warmup_iters", "weight_decay", "grad_clip"):
             require(getattr(self, name) >= 0, self, name, "0 or more")
         for name in ("beta1", "beta2"):
             require(0 <= getattr(self, name) < 1, self, name, "from 0 to below 1")
         require(0 <= self.seed < 2**63, self, "seed", "from 0 to below 2**63")
         for name, known in CHOICES.items():
-            require(re.fullmatch(known, getattr(self, name)), self, name, known.replace("|", ", "))
+            rule = known.replace("|", ", ").replace("[0-9]+", "1")
+            require(re.fullmatch(known, getattr(self, name)), self, name, rule)
         named = re.fullmatch(r"[\w.-]*\w", self.name or self.pos)
         require(named, self, "name", "letters, digits, . _ or -")
+        for name in ("out_dir", "data_dir", "init_from", "dataset", "wandb_project"):
+            text = getattr(self, name)
+            can_be = text is None or (text and text.isprintable())
+            require(can_be, self, name, "left out, or a text of signs that can be printed")
         require(not (self.resume and self.overwrite), self, "overwrite", "left out beside resume")
 
     @property
@@ -104,6 +111,7 @@ AROUND = set(
     "wandb wandb_project".split()
 )
 MAX_FILE = 65536  # bytes of a config file: more is not a config
+PLAIN = "with a number, a text, True, False or None; a config is data and is never run"
 ARITHMETIC = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -183,7 +191,8 @@ def _parse(key: str, text: str, origin: str):
         words = {"true": "True", "false": "False", "none": "None"}
         return _evaluate(ast.parse(words.get(text.lower(), text), mode="eval").body)
     except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
-        raise ValueError(f"{origin}: {key} cannot be {text!r}") from None
+        rule = f"of type {kinds[0].__name__}"
+        raise ValueError(f"{origin}: {key} cannot be {text!r}; it must be {rule}") from None
 
 
 def _read_file(file: str):
@@ -193,13 +202,12 @@ def _read_file(file: str):
             raw = f.read(MAX_FILE + 1)
         if len(raw) > MAX_FILE:
             raise ValueError(f"{file} is larger than {MAX_FILE} bytes: not a config file")
-        body = ast.parse(raw).body
+        text = raw.decode()
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}; the configs are in configs/") from None
-    except (SyntaxError, RecursionError, MemoryError) as error:
-        line = getattr(error, "lineno", None) or 1
-        raise ValueError(f"{file}:{line}: not `key = value`") from None
-    for line in body:
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 at byte {error.start}: not a config file") from None
+    for line in _lines(file, text):
         origin = f"{file}:{line.lineno}"
         if isinstance(line, ast.Expr) and isinstance(getattr(line.value, "value", None), str):
             continue  # a docstring
@@ -207,12 +215,18 @@ def _read_file(file: str):
             ((name,), value) = line.targets, _evaluate(line.value)
             key = name.id
         except (AttributeError, ValueError, ArithmeticError, RecursionError):
-            code = raw.decode().splitlines()[line.lineno - 1].strip()[:60]
-            raise ValueError(
-                f"{origin}: `{code}` is not `key = value`; a config is data and is never run"
-            ) from None
+            code = ast.get_source_segment(text, line).splitlines()[0][:60]
+            raise ValueError(f"{origin}: `{code}` is not `key = value` {PLAIN}") from None
         _kind(key, origin)
         yield key, value, origin
+
+
+def _lines(file: str, text: str) -> list[ast.stmt]:
+    try:
+        return ast.parse(text.removeprefix("\ufeff")).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # ValueError: a NUL
+        line = getattr(error, "lineno", None) or 1
+        raise ValueError(f"{file}:{line}: this is not `key = value` {PLAIN}") from None
 
 
 def _evaluate(node: ast.expr):
@@ -222,7 +236,10 @@ def _evaluate(node: ast.expr):
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         return -_number(node.operand)
     if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
-        return ARITHMETIC[type(node.op)](_number(node.left), _number(node.right))
+        value = ARITHMETIC[type(node.op)](_number(node.left), _number(node.right))
+        if isinstance(value, int) and abs(value) >= 2**63:  # Python would count on, and not print
+            raise ValueError("too large")
+        return value
     raise ValueError("not a literal")
 
 

@@ -130,9 +130,9 @@ FILES = [
     ("n_layer = 1\nn_layer = 2\n", "mine.py:2: n_layer is set twice; the first time at"),
     ("n_layer = 'six'\n", "n_layer is 'six'; it must be of type int"),
     ("n_layer = 2.0\n", "n_layer is 2.0; it must be of type int"),
-    ("n_layer = = 2\n", "mine.py:1: not `key = value`"),
-    (b"\xff\xfe\n", "mine.py:1: not `key = value`"),
-    (b"n_layer = 1\0\n", "mine.py:1: not `key = value`"),
+    ("n_layer = = 2\n", "mine.py:1: this is not `key = value`"),
+    (b"\xff\xfe\n", "mine.py is not UTF-8 at byte 0: not a config file"),
+    (b"n_layer = 1\0\n", "mine.py:1: this is not `key = value`"),
     ("#" * 70000, "larger than 65536 bytes"),
 ]
 
