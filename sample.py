@@ -5,7 +5,6 @@ import re
 import sys
 import time
 from argparse import Namespace
-from pathlib import Path
 
 import torch
 
@@ -17,6 +16,7 @@ from model import GPT, GPTConfig
 from sampling import check_sampling
 
 MAX_LEN = 10_000_000  # tokens; more is a slip of the hand
+MAX_PROMPT = 4 * MAX_LEN  # bytes: of UTF-8, four make a character at most
 
 
 def parse(argv: list[str]) -> Namespace:
@@ -81,17 +81,31 @@ def stretched(config: GPTConfig, args: Namespace, max_len: int) -> GPTConfig:
     return checkpoint.adapt(config, **overrides)
 
 
+def text_of(name: str) -> str:
+    """A prompt file's text with plain newlines, as `--input` reads its files."""
+    try:
+        with open(name, "rb") as file:
+            raw = file.read(MAX_PROMPT + 1)  # not all of it: /dev/zero never ends
+        if len(raw) > MAX_PROMPT:
+            raise ValueError(f"prompt_file {name} has more than {MAX_PROMPT:,} bytes; shorten it")
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        where = f"{name} is not UTF-8 at byte {error.start}"
+        raise ValueError(f"prompt_file {where}: save it as UTF-8 and try again") from None
+    except OSError as error:
+        raise ValueError(f"prompt_file {name}: {error.strerror}; name a UTF-8 text") from None
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
 def prompt_of(args: Namespace, tokenizer: Tokenizer) -> list[int]:
     """Token ids to go on from; an empty prompt is the start of a document, and said so."""
     text = args.prompt
     if args.prompt_file is not None:
-        try:
-            text = Path(args.prompt_file).read_bytes().decode("utf-8-sig").replace("\r\n", "\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{args.prompt_file} is not UTF-8 at byte {error.start}") from None
-        except OSError as error:
-            raise ValueError(f"prompt_file {args.prompt_file}: {error.strerror}") from None
+        text = text_of(args.prompt_file)
     if text:
+        if half := re.search("[\ud800-\udfff]", text):  # Python's sign for a byte that is no text
+            where = f"the prompt is not UTF-8 at character {half.start()}"
+            raise ValueError(f"{where}; put it into a --prompt_file")
         return tokenizer.encode(text).tolist()
     if tokenizer.end_of_text is not None:
         start, name = [tokenizer.end_of_text], "the end-of-text token"

