@@ -162,7 +162,8 @@ def main(argv: list[str]) -> None:
     if len(prompt) >= max_len:
         raise ValueError(f"the prompt has {len(prompt)} tokens and max_len is {max_len}; "
                          "shorten the one or raise the other")  # fmt: skip
-    model = checkpoint.build(state, config).eval().to(pick_device(args.device))
+    device = pick_device(args.device)
+    model = checkpoint.build(state, config).eval().to(device)
     model.check_length(max_len)
     factor = f" x {config.rope_factor:g}" if config.rope_factor else ""
     how = f"rope_scaling {config.rope_scaling}{factor}, beyond {config.beyond}"

@@ -124,39 +124,6 @@ def mistake(argv: list[str]) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("flags", "words"),
-    [
-        *((["--max_len=" + bad], f"max_len is {bad!r}; it must be tokens (1024) or") for bad in
-          ("0x", "0", "-1", "abc", "", "1e3", "nan", "4.5x", "٤", "x", "4X", "99999999")),
-        (["--prompt=to be ☃"], "character '☃' (U+2603) at position 6 is not among the"),
-        (["--prompt=" + "to be " * 5], "the prompt has 30 tokens and max_len is 16"),
-        (["--prompt=to be", "--max_len=5"], "the prompt has 5 tokens and max_len is 5"),
-        (["--prompt=a", "--prompt_file=b"], "prompt and prompt_file are both given"),
-        (["--prompt_file=nowhere"], "prompt_file nowhere: No such file or directory"),
-        (["--temperature=-1"], "temperature is -1.0"),
-        (["--temperature=nan"], "temperature is nan"),
-        (["--temperature=hot"], "argument --temperature: invalid float value: 'hot'"),
-        (["--top_k=0"], "top_k is 0; it must be at least 1"),
-        (["--top_p=1.5"], "top_p is 1.5; it must be from 0"),
-        (["--num_samples=0"], "num_samples is 0"),
-        (["--seed=-1"], "seed is -1"),
-        (["--rope_scaling=yam"], "rope_scaling is 'yam'; it must be one of none, linear"),
-        (["--rope_scaling=yarn", "--rope_factor=x"], "rope_factor is 'x'; it must be auto or a"),
-        (["--rope_scaling=yarn", "--rope_factor=0.5"], "rope_factor is 0.5; it must be at least 1"),
-        (["--rope_scaling=yarn", "--rope_factor=nan"], "rope_factor is nan; it must be a finite"),
-        (["--rope_factor=4"], "rope_factor is 4.0; it must be left out"),
-        (["--beyond=interpolate"], "beyond is 'interpolate'; it must be extend or slide"),
-        (["--device=cuda:99"], "device is 'cuda:99', which torch does not see here"),
-        (["--device=tpu"], "device is 'tpu'"),
-        (["--max"], "unrecognized arguments: --max; --help lists all flags"),
-    ],
-    ids=lambda v: " ".join(v)[:30],
-)  # fmt: skip
-def test_every_mistake_has_its_answer(model_in, flags, words):
-    assert words in mistake([model_in(), *flags])
-
-
 def test_scaling_what_does_not_rotate_is_refused(model_in):
     assert "rope_scaling is 'yarn'; it must be left out" in mistake(
         [model_in("alibi"), "--rope_scaling=yarn"]
