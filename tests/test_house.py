@@ -63,19 +63,6 @@ def test_a_room_stays_within_300_lines_and_a_function_under_40(path):
     assert all(n.end_lineno - n.lineno < 40 for n in functions)
 
 
-@pytest.mark.parametrize("path", ROOMS, ids=lambda p: p.name)
-def test_nothing_read_is_ever_run(path):
-    tree = ast.parse(path.read_text())
-    called = {ast.unparse(n.func) for n in ast.walk(tree) if isinstance(n, ast.Call)}
-    forbidden = {"exec", "eval", "os.system", "pickle.load", "pickle.loads", "__import__"}
-    assert not called & forbidden
-    for n in ast.walk(tree):
-        if isinstance(n, ast.Call) and ast.unparse(n.func) == "torch.load":
-            assert {k.arg: k.value.value for k in n.keywords if k.arg == "weights_only"} == {
-                "weights_only": True
-            }
-
-
 @pytest.mark.parametrize("folder", ["configs", "configs/gpt2", "configs/passkey"])
 def test_the_encodings_configs_differ_in_name_and_pos_alone(folder):
     runs = [vars(configs.load([str(ROOT / folder / f"{e}.py")])) for e in ENCODINGS]
