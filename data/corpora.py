@@ -228,7 +228,8 @@ def split_own(documents: list[Document]) -> Split:
     if len(documents) == 1:
         return _head_and_tail(documents[0])
     if len({document.text for document in documents}) < len(documents):
-        raise DataError("two files hold the same text: what is held out must not be trained on")
+        raise DataError("two files hold the same text, and what is held out must not be trained "
+                        "on: leave one of them out")  # fmt: skip
     # The order of hashes is as good as chance, and the same on every machine.
     order = sorted(documents, key=lambda d: sha256(f"{d.name}\0{d.text}".encode()).digest())
     room = sum(len(document.text) for document in documents) // 10
@@ -247,6 +248,6 @@ def _head_and_tail(document: Document) -> Split:
     name, text = document
     cut = int(len(text) * 0.9)
     if not cut:
-        raise DataError(f"{name} has {len(text)} character: too short to split")
+        raise DataError(f"{name} has {len(text)} character: two are needed to split it")
     head, tail = Document(f"{name} (head)", text[:cut]), Document(f"{name} (tail)", text[cut:])
     return {"train": [head], "val": [tail]}

@@ -146,5 +146,6 @@ def from_meta(meta: dict[str, Any]) -> Tokenizer:
     except DataError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise DataError(f"the tokenizer's description is damaged: {error!r}") from None
+        again = "prepare the data again, or take another checkpoint"
+        raise DataError(f"the tokenizer's description is damaged ({error!r}): {again}") from None
     raise DataError(f"tokenizer kind {kind!r} is unknown: expected one of {', '.join(KINDS)}")

@@ -85,7 +85,7 @@ def test_bom_and_foreign_line_ends_are_normalised(tmp_path):
         (b"", "input.txt is empty: text is needed"),
         (b"\xef\xbb\xbf \r\n\t", "input.txt is empty"),
         (b"ab\0cd", "input.txt has a NUL at byte 2"),
-        (b"a", "input.txt has 1 character: too short to split"),
+        (b"a", "input.txt has 1 character: two are needed"),
     ],
 )
 def test_what_is_not_text(tmp_path, raw, expected):
