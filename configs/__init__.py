@@ -224,7 +224,8 @@ def _read_file(file: str):
 def _lines(file: str, text: str) -> list[ast.stmt]:
     try:
         return ast.parse(text.removeprefix("\ufeff")).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # ValueError: a NUL
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        # ValueError is what older Pythons raise at a NUL.
         line = getattr(error, "lineno", None) or 1
         raise ValueError(f"{file}:{line}: this is not `key = value` {PLAIN}") from None
 

@@ -226,7 +226,7 @@ SETUPS = [  # the config is sound, and does not fit what is there
     (["--vocab_size=3"], 2, "vocab_size is 3; it must be at least"),
     (["--block_size=100000"], 3, "train.bin has"),
     (["--device=cuda:99"], 2, "device is 'cuda:99', which torch does not see here"),
-    (["--out_dir=/dev/null"], 6, "/dev/null"),
+    (["--out_dir=/dev/null"], 6, "error: /dev/null: out_dir cannot be used, "),
     (["--init_from=nowhere"], 4, "nowhere: No such file or directory"),
     (["--resume"], 4, "holds no checkpoint"),
     (["--rope_scaling=yarn"], 2, "rope_factor is None; it must be given"),
