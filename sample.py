@@ -167,7 +167,7 @@ def main(argv: list[str]) -> None:
     model.check_length(max_len)
     factor = f" x {config.rope_factor:g}" if config.rope_factor else ""
     how = f"rope_scaling {config.rope_scaling}{factor}, beyond {config.beyond}"
-    where = f"{state['path']}, step {state['iter']}"
+    where = state["path"] + (f", step {state['iter']}" if "iter" in state else "")
     print(f"{where}: pos {config.pos}, trained at {trained}; {how}", file=sys.stderr)
     for i in range(args.num_samples):
         if args.num_samples > 1:

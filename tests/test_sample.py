@@ -169,6 +169,13 @@ def test_what_was_tuned_at_a_factor_is_never_sampled_below_it(model_in, capsys, 
     assert f"rope_scaling yarn x {factor}," in capsys.readouterr().err
 
 
+def test_weights_without_a_run_can_be_sampled(model_in, tmp_path, capsys):
+    state = checkpoint.read(model_in().partition("=")[2])
+    checkpoint.save(tmp_path, {name: state[name] for name in ("config", "model", "tokenizer")})
+    sample.main([f"--out_dir={tmp_path}"])
+    assert f"{tmp_path}/ckpt.pt: pos rope, trained at 16" in capsys.readouterr().err
+
+
 def test_the_newest_run_is_taken_and_none_is_named(model_in, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert mistake([]) == "no run in out/ yet; python train.py configs/rope.py makes one"
