@@ -21,18 +21,28 @@ import train
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = sorted([*ROOT.glob("*.py"), *ROOT.glob("data/*.py"), ROOT / "configs/__init__.py"])
 DOC = ROOT / "docs" / "errors.md"
-CODES = {
-    "ValueError": cli.USAGE,
-    "DataError": cli.DATA,
-    "CheckpointError": cli.CHECKPOINT,
-    "DivergedError": cli.DIVERGED,
-    "OSError": cli.RESOURCES,
-    "BusyError": cli.BUSY,
-}
+SAID = {"Ctrl-C": 130, "SIGTERM": 143, "another process": 1}  # by cli.sentence; others end with 6
+SILENT = {"KeyboardInterrupt", "Terminated", "BadZipFile", "PermissionError"}  # without a line
 INSIDE = {  # raised and caught in the same file: nobody reads them
     "configs/__init__.py": {"not a literal", "not a number", "too large"},
 }
 Row = tuple[str, str, int]  # file, line, exit code
+
+
+def exit_codes() -> dict[str, int]:
+    """The exit code of every kind of error: that of the classes which have one, and of Python's."""
+    found = {"ValueError": cli.USAGE, "OSError": cli.RESOURCES}
+    nodes = [n for path in SOURCES for n in ast.walk(ast.parse(path.read_text()))]
+    for node in (n for n in nodes if isinstance(n, ast.ClassDef) and n.name.endswith("Error")):
+        own = [line.value for line in node.body if ast.unparse(line).startswith("exit_code = ")]
+        code = (
+            ast.unparse(own[0]).removeprefix("cli.") if own else found[ast.unparse(node.bases[0])]
+        )
+        found[node.name] = getattr(cli, str(code), None) or int(code)
+    return found
+
+
+CODES = exit_codes()
 
 
 class Texts:
@@ -82,7 +92,8 @@ def errors(path: Path) -> set[Row]:
             found |= {(file, tidy(line), code) for line, code in lines(node, texts)}
             if (file, function.name) == ("cli.py", "sentence") and isinstance(node, ast.Return):
                 said = {tidy(text) for text in texts.of(node.value)}
-                found |= {(file, t, 130 if "Ctrl-C" in t else cli.RESOURCES) for t in said}
+                codes = [(t, [code for words, code in SAID.items() if words in t]) for t in said]
+                found |= {(file, t, (code or [cli.RESOURCES])[0]) for t, code in codes}
     again = {"", "…", "… (…)"}  # another error's line, passed on
     return {row for row in found if row[1] not in INSIDE.get(file, set()) | again}
 
@@ -98,16 +109,19 @@ def lines(node: ast.AST, texts: Texts) -> list[tuple[str, int]]:
         _, _, name, rule = node.args
         rules = texts.of(rule)
         return [(f"{n} is …; it must be {r}", cli.USAGE) for n in texts.of(name) for r in rules]
-    raised = node.exc if isinstance(node, ast.Raise) else None
-    if not isinstance(raised, ast.Call | ast.Name):
+    if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call | ast.Name):
+        kind = kind_of(node.exc)
+        known = kind in CODES.keys() | SILENT or not kind[0].isupper()
+        assert known, f"what exit code has {kind}?"
+    if not isinstance(node, ast.Call) or kind_of(node) not in CODES or not node.args:
         return []
-    kind = ast.unparse(raised.func if isinstance(raised, ast.Call) else raised).split(".")[-1]
-    if kind not in CODES:
-        return []
-    said = raised.args if isinstance(raised, ast.Call) else []
-    if kind == "OSError":  # errno, text, file
-        return [(f"…: {text}", cli.RESOURCES) for text in texts.of(said[1])]
-    return [(text, CODES[kind]) for text in (texts.of(said[0]) if said else [""])]
+    if kind_of(node) == "OSError":  # errno, text, file
+        return [(f"…: {text}", cli.RESOURCES) for text in texts.of(node.args[1])]
+    return [(text, CODES[kind_of(node)]) for text in texts.of(node.args[0])]
+
+
+def kind_of(raised: ast.Call | ast.Name) -> str:
+    return ast.unparse(raised.func if isinstance(raised, ast.Call) else raised).split(".")[-1]
 
 
 def tidy(text: str) -> str:
@@ -157,6 +171,7 @@ def check(x, y):
         pass
     except OSError:
         raise data.DataError(f"{y} is {what}: " + LIMIT) from None
+    error = OtherError(f"{x} is another")
     raise OSError(1, f"cannot use {x}", y)
 """
 
@@ -165,6 +180,7 @@ def test_the_lines_are_read_as_a_person_would(tmp_path, monkeypatch):
     """Names that hold text, branches, joined pieces, and a name that changes its meaning."""
     monkeypatch.setitem(globals(), "ROOT", tmp_path)
     (tmp_path / "sample.py").write_text(SAMPLE)
+    monkeypatch.setitem(CODES, "OtherError", cli.BUSY)
     assert {(text, code) for _, text, code in errors(tmp_path / "sample.py")} == {
         ("x is …; it must be even", 2),
         ("x is …; it must be odd, not …", 2),
@@ -172,10 +188,11 @@ def test_the_lines_are_read_as_a_person_would(tmp_path, monkeypatch):
         ("… is old: at most 3", 3),
         ("… is new: at most 3", 3),
         ("…: cannot use …", 6),
+        ("… is another", 7),
     }
 
 
-@pytest.mark.parametrize("kind", [name for name in CODES if name not in ("ValueError", "OSError")])
+@pytest.mark.parametrize("kind", ["DataError", "CheckpointError", "DivergedError", "BusyError"])
 def test_the_exit_codes_are_those_of_the_code(kind):
     rooms = (checkpoint, data, run, train)
     (error,) = {getattr(room, kind) for room in rooms if hasattr(room, kind)}
