@@ -180,6 +180,15 @@ def numerics(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
     }
 
 
+def check_numerics(state: dict, device: torch.device, dtype: torch.dtype) -> None:
+    """Say so where a resumed run will not be what it would have been, to the last digit."""
+    here = numerics(device, dtype).items()
+    # The first checkpoints of format 1 lack device and dtype.
+    new = [f"{name} {state[name]} -> {now}" for name, now in here if state.get(name, now) != now]
+    if new:
+        print(f"not bit-exact from here on: {', '.join(new)}", file=sys.stderr)
+
+
 def check_windows(config: Config, dataset: data.Dataset) -> None:
     """Is there a window at all, and is it one of the task's?"""
     if dataset.every not in (1, config.block_size + 1):
@@ -234,6 +243,8 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     if config.resume:
         state = checkpoint.read(config.folder)
         config = check_resume(config, dataset, state)
+        if rank == 0:
+            check_numerics(state, device, dtype)
     elif config.init_from:
         state = checkpoint.read(config.init_from)
         config = carry_over(config, dataset, state)
@@ -250,23 +261,13 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     held_out = HeldOut(model, dataset, config.eval_tokens)
     run = Run(config, dataset, *machine, model, forward, optimizers, scaler, held_out, run_id)
     if config.resume:
-        take_up(run, state)
+        if len(state.get("optimizers", ())) != len(optimizers):
+            raise checkpoint.CheckpointError(f"{state['path']} holds the state of another "
+                                             f"optimizer than {config.optimizer}")  # fmt: skip
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            # The moments of the checkpoint, the settings of the config.
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict(kept | {"param_groups": groups})
+        scaler.load_state_dict(state["scaler"])
+        run.iter, run.skipped, run.run_id = state["iter"], state["skipped"], state["run_id"]
     return run
-
-
-def take_up(run: Run, state: dict) -> None:
-    """Put a run whose weights are there where its checkpoint stands in everything else."""
-    if len(state.get("optimizers", ())) != len(run.optimizers):
-        raise checkpoint.CheckpointError(f"{state['path']} holds the state of another "
-                                         f"optimizer than {run.config.optimizer}")  # fmt: skip
-    for optimizer, kept in zip(run.optimizers, state["optimizers"], strict=True):
-        # The moments of the checkpoint, the settings of the config.
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict(kept | {"param_groups": groups})
-    run.scaler.load_state_dict(state["scaler"])
-    run.iter, run.skipped, run.run_id = state["iter"], state["skipped"], state["run_id"]
-    here = numerics(run.device, run.dtype).items()
-    # The first checkpoints of format 1 lack device and dtype.
-    new = [f"{name} {state[name]} -> {now}" for name, now in here if state.get(name, now) != now]
-    if new and run.rank == 0:
-        print(f"not bit-exact from here on: {', '.join(new)}", file=sys.stderr)
