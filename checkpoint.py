@@ -161,7 +161,7 @@ def last_good(folder: Path) -> int | None:
     """The step of the newest whole checkpoint of a folder."""
     for name in (NEWEST, PREVIOUS):
         with suppress(CheckpointError):
-            return read_file(folder / name)["iter"]
+            return read_file(folder / name).get("iter")
     return None
 
 

@@ -149,7 +149,10 @@ def carry_over(config: Config, dataset: data.Dataset, state: dict) -> Config:
 
 
 def check_resume(config: Config, dataset: data.Dataset, state: dict) -> Config:
-    """The config to go on with. Refuses another model, and other data."""
+    """The config to go on with. Refuses weights alone, another model, and other data."""
+    if not state.keys() >= {"run", "data", "optimizers", "scaler", "iter", "skipped", "run_id"}:
+        raise checkpoint.CheckpointError(f"{state['path']} holds weights but no run to resume; "
+                                         "start from them with --init_from")  # fmt: skip
     asked = {name: value for name, value in asdict(config.gpt).items() if value is not None}
     differs = [f"{name}: checkpoint {state['config'].get(name)}, config {value}"
                for name, value in asked.items() if state["config"].get(name) != value]  # fmt: skip

@@ -2,9 +2,11 @@
 believed. Rows 16-18 and 20-24 of the fault matrix; for row 19 see test_security.py."""
 
 import io
+import os
 import random
 import re
 import shutil
+import signal
 import time
 import zipfile
 from collections.abc import Iterator
@@ -190,6 +192,22 @@ def test_a_foreign_file_without_a_hash_is_refused(folder, ended, whole):
     assert said == f"error: {folder / 'ckpt.pt'} {DAMAGED}\n"
 
 
+def test_weights_alone_are_no_run_to_resume(flags, ended):
+    """Row 20: what docs/checkpoint.md says of a file that was made of foreign weights."""
+    folder = run(flags, "--max_iters=1")
+    state = checkpoint.read(folder)
+    kept = {name: state[name] for name in ("config", "model", "iter", "tokenizer")}
+    checkpoint.save(folder, kept)
+    code, said = ended(*merged(flags, "--resume"))
+    assert code == cli.CHECKPOINT
+    assert said == (f"error: {folder / 'ckpt.pt'} holds weights but no run to resume; start from "
+                    "them with --init_from\n")  # fmt: skip
+    code, _ = ended(f"--out_dir={folder}", "--prompt=to", "--max_len=4", main=sample.main)
+    assert code == cli.DONE
+    other = [f"--init_from={folder}", "--overwrite", "--max_iters=1"]
+    assert ended(*merged(flags, *other))[0] == cli.DONE
+
+
 # ---- another model -----------------------------------------------------------------------------
 
 
@@ -307,8 +325,9 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(flags, ended, 
 
     def poisoned(run):
         found = original(run)
-        if run.iter == 6:
+        if run.iter == 5:
             run.model.h[1].mlp.c_fc.weight.data[3, 3] = value
+            os.kill(os.getpid(), signal.SIGTERM)  # to save, without an evaluation that would notice
         return found
 
     folder = run(flags, "--max_iters=3")
@@ -316,7 +335,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(flags, ended, 
     monkeypatch.setattr(train, "train_step", poisoned)
     code, said = ended(*merged(flags, "--resume", "--eval_interval=6"))
     assert code == cli.DIVERGED
-    assert "error: h.1.mlp.c_fc.weight is not finite at step 6; the last checkpoint is" in said
+    assert "error: h.1.mlp.c_fc.weight is not finite at step 5; the last checkpoint is" in said
     assert (folder / "ckpt.pt").read_bytes() == before
     state = checkpoint.read(folder)
     state["model"]["h.1.mlp.c_fc.weight"][3, 3] = value
