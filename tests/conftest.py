@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,18 @@ def stop_at(step: int, flags: list[str], *more: str) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "train_step", interrupted)
         assert train.main(merged(flags, *more)) == cli.TERMINATED
+
+
+def forked(work: Callable[[], object]) -> int:
+    """The id of a process that does `work`."""
+    child = os.fork()
+    if child:
+        return child
+    try:
+        work()
+        os._exit(0)
+    finally:
+        os._exit(1)
 
 
 @pytest.fixture(scope="session")
