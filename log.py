@@ -25,7 +25,7 @@ class Log:
         self.wandb = open_wandb(config, run_id, "train", self.path)
 
     def row(self, row: dict[str, float | int]) -> None:
-        """Write one row; its `iter` is the number of optimizer steps done."""
+        """Write and show one row; its `iter` is the number of optimizer steps done."""
         try:
             self.file.write(json.dumps(row) + "\n")
             self.file.flush()
@@ -36,8 +36,9 @@ class Log:
                 self.wandb.log(row)
             except Exception as error:  # a mirror never ends a run, whatever it raises
                 self.wandb = _off(error, self.path)
+        self._line(row)
 
-    def line(self, row: dict[str, float | int]) -> None:
+    def _line(self, row: dict[str, float | int]) -> None:
         """One plain line under 80 columns: step, losses, speed, time left."""
         done = row["iter"]
         left = (time.monotonic() - self.began) / (done - self.start) * (self.total - done)

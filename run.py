@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -53,6 +53,7 @@ class Run:
     run_id: str  # readable, since wandb names folders by it
     iter: int = 0  # optimizer steps done
     skipped: int = 0  # the last ones of them that float16 overflow left without effect
+    row: dict = field(default_factory=dict)  # of `iter`, where its evaluation is still to come
 
     @property
     def autocast(self):
@@ -270,4 +271,5 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
             optimizer.load_state_dict(kept | {"param_groups": groups})
         scaler.load_state_dict(state["scaler"])
         run.iter, run.skipped, run.run_id = state["iter"], state["skipped"], state["run_id"]
+        run.row = state.get("row", {})
     return run

@@ -37,6 +37,7 @@ A config file holds `key = value` lines; flags go over it.
   torchrun --standalone --nproc_per_node=2 train.py CONFIG.py"""
 
 MAX_SKIPPED = 50  # steps in a row that float16 may overflow
+UNTOUCHED = "the last checkpoint is untouched. Lower learning_rate"
 
 
 class DivergedError(ValueError):
@@ -97,27 +98,23 @@ def check_finite(run: Run, loss: Tensor, norm: Tensor) -> None:
     run.skipped = 0 if finite else run.skipped + 1
     if finite or (run.scaler.is_enabled() and run.skipped <= MAX_SKIPPED):
         return
-    raise DivergedError(
-        f"non-finite loss at step {run.iter} (loss {loss:.3g}, grad norm {norm:.3g}, lr "
-        f"{learning_rate(run.config, run.iter):.3g}); the last checkpoint is untouched. "
-        "Lower learning_rate"
-    )
+    lr = learning_rate(run.config, run.iter)
+    values = f"loss {loss:.3g}, grad norm {norm:.3g}, lr {lr:.3g}"
+    raise DivergedError(f"non-finite loss at step {run.iter} ({values}); {UNTOUCHED}")
 
 
 def save(run: Run, asked: int) -> None:
     """Write a checkpoint. Where that fails, SaveError only when the run ends with it."""
     for name, weight in run.model.named_parameters():
         if not weight.isfinite().all():
-            raise DivergedError(
-                f"{name} is not finite at step {run.iter}; the last checkpoint is untouched. "
-                "Lower learning_rate"
-            )
+            raise DivergedError(f"{name} is not finite at step {run.iter}; {UNTOUCHED}")
     state = checkpoint.describe(run.model) | numerics(run.device, run.dtype)
     state |= {
         "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
         "scaler": run.scaler.state_dict(),
         "iter": run.iter,
         "skipped": run.skipped,
+        "row": run.row,
         "run": asdict(run.config),
         "config_sha256": run.config.sha256,
         "run_id": run.run_id,
@@ -134,8 +131,9 @@ def save(run: Run, asked: int) -> None:
 
 def loop(run: Run, log: Log | None, stop: Stop) -> int:
     """Steps, rows and checkpoints until max_iters or a signal. Returns the exit code."""
-    config, asked = run.config, 0
-    losses, began = [], time.monotonic()
+    config, losses = run.config, []
+    asked = conclude(run, log, stop) if run.row else 0
+    began = time.monotonic()
     while run.iter < config.max_iters and not asked:
         loss, norm = train_step(run)
         losses.append(loss)
@@ -146,16 +144,35 @@ def loop(run: Run, log: Log | None, stop: Stop) -> int:
                 log.status(run.iter)
             continue
         row = measure(run, losses, norm, time.monotonic() - began)
-        if log is not None:
-            if due:  # also when asked to stop: a resumed run does not come back to this step
-                with run.autocast:
-                    row |= run.held_out.losses(run.model)
+        if due:
+            run.row = row
+            asked = conclude(run, log, stop)
+        elif log is not None:
             log.row(row)
-            log.line(row)
-            if due or asked:
+            if asked:
                 save(run, asked)
         losses, began = [], time.monotonic()
     return Stop.EXIT.get(asked, cli.DONE)
+
+
+def conclude(run: Run, log: Log | None, stop: Stop) -> int:
+    """Evaluate, write the row and save. Returns the signal that came before the end, or 0.
+
+    It breaks the evaluation off; the row then waits in the checkpoint for the resumed run.
+    """
+    found = {}
+    if log is not None:
+        with run.autocast:
+            found = run.held_out.losses(run.model, lambda: stop.signal)
+        if not math.isfinite(found.get("val/loss", 0.0)):
+            raise DivergedError(f"non-finite val/loss at step {run.iter}; {UNTOUCHED}")
+    asked = stop.asked(run.device)  # the others have waited here for the first
+    row, run.row = run.row | found, run.row if asked else {}
+    if log is not None:
+        if not asked:
+            log.row(row)
+        save(run, asked)
+    return asked
 
 
 def measure(run: Run, losses: list[Tensor], norm: Tensor, seconds: float) -> dict:
@@ -188,13 +205,13 @@ def main(argv: list[str]) -> int:
 
 def train(run: Run) -> int:
     """Everything from the first step to the last line. Returns the exit code."""
-    if run.iter >= run.config.max_iters:
+    if run.iter >= run.config.max_iters and not run.row:
         raise ValueError(f"{run.config.folder} is at step {run.iter} already; raise max_iters")
     stop, log, code = Stop(), None, cli.DIVERGED
     if run.rank == 0:
         enter_folder(run.config)
         print(introduce(run), file=sys.stderr)
-        log = Log(run.config.folder, asdict(run.config), run.iter, run.run_id)
+        log = Log(run.config.folder, asdict(run.config), run.iter - bool(run.row), run.run_id)
     try:
         code = loop(run, log, stop)
     finally:
