@@ -1,4 +1,5 @@
-"""What a run says: metrics.jsonl (the truth), wandb (a mirror of it), lines on the terminal."""
+"""What a run says: metrics.jsonl (the truth), wandb (a mirror of it), lines on the terminal, and
+status.json (how it stands, for whoever started it)."""
 
 import json
 import os
@@ -7,6 +8,22 @@ import time
 from pathlib import Path
 
 QUIET = 5.0  # seconds that wandb may take to find its server
+
+
+def note(folder: Path, **changes: object) -> None:
+    """Change what status.json says: state, iter (saved), exit_code, pid, launcher."""
+    path = folder / "status.json"
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(json.dumps(noted(folder) | changes) + "\n")
+    os.replace(fresh, path)
+
+
+def noted(folder: Path) -> dict:
+    """What status.json says; nothing where it is missing or was written by somebody else."""
+    try:
+        return dict(json.loads((folder / "status.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 class Log:

@@ -6,12 +6,15 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 import cli
+
+PATIENCE = timedelta(minutes=10)  # that processes wait for one that evaluates, saves, downloads
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
@@ -58,10 +61,35 @@ def processes() -> Iterator[tuple[int, int, int]]:
         yield 0, 1, 0
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend)
-    yield dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])
+    dist.init_process_group(backend, timeout=PATIENCE)
+    try:
+        yield dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        raise LostError("another process has ended, or has not answered for "
+                        f"{PATIENCE}; its own error says why") from error  # fmt: skip
     gc.collect()  # a model that DDP wraps still holds the group, whose threads must not outlive us
     dist.destroy_process_group()  # after an error it would wait for the others, who wait for us
+
+
+class LostError(RuntimeError):
+    """The other processes are gone, or do not answer."""
+
+    exit_code = cli.LOST
+
+
+def agree(mine: dict[str, object]) -> None:
+    """ValueError, in all processes, where they were not started with the same values."""
+    if not dist.is_initialized():
+        return
+    everyone: list[dict] = [{}] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    for rank, theirs in enumerate(everyone):
+        for name, value in everyone[0].items():
+            if theirs[name] != value:
+                raise ValueError(f"{name} is {theirs[name]} in process {rank}, {value} in process "
+                                 "0; start all with the same settings and data")  # fmt: skip
 
 
 class Stop:

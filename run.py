@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -23,7 +23,8 @@ import data
 import data.prepare
 from configs import Config
 from judge import HeldOut
-from machine import pick_device, pick_dtype
+from log import note, noted
+from machine import agree, pick_device, pick_dtype
 from model import GPT, check_factor
 
 FIXED = ("pos", "n_head", "kv_heads", "rope_layout", "rope_fraction")  # shapes do not show these
@@ -198,6 +199,17 @@ def check_windows(config: Config, dataset: data.Dataset) -> None:
     data.batch(dataset.train, 1, config.block_size, config.seed, 0)
 
 
+def restarted(config: Config) -> Config:
+    """The config to go on with where torchrun has started the processes of a job anew: the run
+    that the job itself began is resumed, any other is not touched."""
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    began = noted(config.folder).get("launcher") == os.getppid()
+    ours = [again and began and checkpoint.exists(config.folder)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(ours)  # as the first process sees it
+    return replace(config, resume=True, overwrite=False) if ours[0] else config
+
+
 @contextmanager
 def claim_folder(config: Config) -> Iterator[None]:
     """Make the run's folder and hold it; refuse one that holds another run, or is in use."""
@@ -218,9 +230,11 @@ def claim_folder(config: Config) -> Iterator[None]:
         raise OSError(error.errno, f"out_dir cannot be used, {error.strerror}", folder) from None
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
+        note(folder, pid=os.getpid())
         yield
     except BlockingIOError:
-        raise BusyError(f"{folder} is in use by another run; choose another out_dir") from None
+        raise BusyError(f"{folder} is in use by another run (pid {noted(folder).get('pid')}); "
+                        "choose another out_dir") from None  # fmt: skip
     finally:
         os.close(held)
 
@@ -231,6 +245,13 @@ def enter_folder(config: Config) -> None:
         checkpoint.remove(config.folder)
     text = json.dumps(asdict(config), indent=1)
     (config.folder / "config.json").write_text(text + "\n")
+    note(config.folder, state="running", exit_code=None, launcher=os.getppid())
+
+
+def leave_folder(config: Config, code: int) -> None:
+    states = {cli.DONE: "done", cli.INTERRUPTED: "stopped", cli.TERMINATED: "stopped"}
+    with suppress(OSError):  # a full disk: what ended the run is said already
+        note(config.folder, state=states.get(code, "failed"), exit_code=code)
 
 
 def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
@@ -250,6 +271,8 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
         state = checkpoint.read(config.init_from)
         config = carry_over(config, dataset, state)
     check_factor(config)
+    same = asdict(config) | {f"{split}.bin": sha for split, sha in dataset.fingerprint.items()}
+    agree(same | {"data_dir": None, "checkpoint": state and state["sha256"]})
     torch.manual_seed(config.seed)
     model = checkpoint.build(state, config.gpt) if state else GPT(config.gpt)
     model.to(device).train()

@@ -25,9 +25,18 @@ import cli
 import configs
 import data
 from configs import Config
-from log import Log
+from log import Log, note
 from machine import Stop, processes
-from run import Run, claim_folder, enter_folder, numerics, split_batch, start
+from run import (
+    Run,
+    claim_folder,
+    enter_folder,
+    leave_folder,
+    numerics,
+    restarted,
+    split_batch,
+    start,
+)
 
 USAGE = """python train.py [CONFIG.py] [--key=value | --key value | --switch ...]
 
@@ -38,6 +47,12 @@ A config file holds `key = value` lines; flags go over it.
 
 MAX_SKIPPED = 50  # steps in a row that float16 may overflow
 UNTOUCHED = "the last checkpoint is untouched. Lower learning_rate"
+
+
+class TooLargeError(ValueError):
+    """A step does not fit into memory."""
+
+    exit_code = cli.RESOURCES
 
 
 class DivergedError(ValueError):
@@ -123,6 +138,7 @@ def save(run: Run, asked: int) -> None:
     }
     try:
         checkpoint.save(run.config.folder, state)
+        note(run.config.folder, iter=run.iter)
     except checkpoint.SaveError as error:
         if asked or run.iter == run.config.max_iters:
             raise
@@ -196,27 +212,34 @@ def main(argv: list[str]) -> int:
         print(configs.describe(USAGE))
         return cli.DONE
     config = configs.load(argv)
-    with (
-        processes() as (rank, world, local_rank),
-        claim_folder(config) if rank == 0 else nullcontext(),
-    ):
-        return train(start(config, rank, world, local_rank))
+    with processes() as (rank, world, local_rank):
+        config = restarted(config)
+        with claim_folder(config) if rank == 0 else nullcontext():
+            return train(start(config, rank, world, local_rank))
 
 
 def train(run: Run) -> int:
     """Everything from the first step to the last line. Returns the exit code."""
     if run.iter >= run.config.max_iters and not run.row:
         raise ValueError(f"{run.config.folder} is at step {run.iter} already; raise max_iters")
-    stop, log, code = Stop(), None, cli.DIVERGED
+    stop, log = Stop(), None
     if run.rank == 0:
         enter_folder(run.config)
         print(introduce(run), file=sys.stderr)
         log = Log(run.config.folder, asdict(run.config), run.iter - bool(run.row), run.run_id)
     try:
         code = loop(run, log, stop)
+    except BaseException as error:
+        code = cli.exit_code(error)
+        if not cli.out_of_memory(error):
+            raise
+        raise TooLargeError(f"out of memory at batch_size {run.config.batch_size} x block_size "
+                            f"{run.config.block_size}; lower batch_size and raise "
+                            "gradient_accumulation_steps") from error  # fmt: skip
     finally:
         if log is not None:
             log.close(code)
+            leave_folder(run.config, code)
     if run.rank == 0:
         print(farewell(run, code), file=sys.stderr)
     return code

@@ -36,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 def test_a_run_learns_and_leaves_what_it_says(flags):
     folder = run(flags, "--max_iters=60", "--learning_rate=0.01", "--log_interval=20")
     assert {p.name for p in folder.iterdir()} == {
-        *("ckpt.pt", "ckpt.prev.pt", "config.json", "metrics.jsonl")
+        *("ckpt.pt", "ckpt.prev.pt", "config.json", "metrics.jsonl", "status.json")
     }
     found = rows(folder)
     assert found[-1]["iter"] == 60
