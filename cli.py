@@ -30,6 +30,8 @@ def exit_code(error: BaseException) -> int:
         return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     if isinstance(error, OSError) or out_of_memory(error):
         return RESOURCES
+    if _lost(error):
+        return LOST
     return getattr(error, "exit_code", USAGE)
 
 
@@ -38,12 +40,19 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
+def _lost(error: BaseException) -> bool:
+    """Whether it is what torch.distributed says when another process is gone, or silent."""
+    return "gloo" in str(error).lower() or type(error).__name__.startswith("Dist")
+
+
 def sentence(error: BaseException) -> str:
     """One line a person can act on."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by SIGTERM" if isinstance(error, Terminated) else "stopped by Ctrl-C"
     if out_of_memory(error) and not isinstance(error, ValueError):  # one of ours knows more
         return "out of memory: lower batch_size and raise gradient_accumulation_steps, or max_len"
+    if _lost(error):
+        return "another process of this run has ended or hangs; its own error says why"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'system'}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -61,22 +61,13 @@ def processes() -> Iterator[tuple[int, int, int]]:
         yield 0, 1, 0
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend, timeout=PATIENCE)
-    try:
-        yield dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])
-    except RuntimeError as error:
-        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
-            raise
-        raise LostError("another process has ended, or has not answered for "
-                        f"{PATIENCE}; its own error says why") from error  # fmt: skip
+    store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+    # torchrun's store outlives a restart, and what the dead wrote there must not be read again.
+    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    yield rank, world, int(os.environ["LOCAL_RANK"])
     gc.collect()  # a model that DDP wraps still holds the group, whose threads must not outlive us
     dist.destroy_process_group()  # after an error it would wait for the others, who wait for us
-
-
-class LostError(RuntimeError):
-    """The other processes are gone, or do not answer."""
-
-    exit_code = cli.LOST
 
 
 def agree(mine: dict[str, object]) -> None:
