@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -100,24 +98,6 @@ def test_accumulation_is_a_larger_batch_of_the_same_windows(flags, tmp_path):
     one = run(flags, "--batch_size=8", folder=tmp_path / "one")
     two = run(flags, "--batch_size=4", "--gradient_accumulation_steps=2", folder=tmp_path / "two")
     assert losses(two) == pytest.approx(losses(one), abs=1e-5)
-
-
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_two_processes_train_as_one_does(flags, tmp_path, accumulation):
-    settings = [f"--gradient_accumulation_steps={accumulation}", "--dropout=0.0"]
-    one = run(flags, *settings, folder=tmp_path / "one")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
-    place = ["--master_addr=127.0.0.1", f"--master_port={port}", "train.py"]
-    merged = {f.partition("=")[0]: f for f in [*flags, *settings]}
-    merged["--out_dir"] = f"--out_dir={tmp_path / 'two'}"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    subprocess.run([*launcher, *place, *merged.values()], cwd=ROOT, env=environment, check=True)
-    assert losses(tmp_path / "two") == pytest.approx(losses(one), abs=1e-4)
-    found, expected = (rows(tmp_path / name)[-1]["val/loss_4x"] for name in ("two", "one"))
-    assert found == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(("steps", "size", "world"), [(4, 3, 2), (1, 4, 2), (6, 1, 3), (1, 1, 1)])
