@@ -144,6 +144,8 @@ def open_wandb(config: dict, run_id: str, job_type: str, path: Path):
     try:
         import wandb  # noqa: PLC0415 - half a second that a run without it should not pay
 
+        # Where it cannot write, wandb would write to /tmp.
+        (Path(os.environ.get("WANDB_DIR") or ".") / "wandb").mkdir(parents=True, exist_ok=True)
         try:
             if mode in (None, "online"):  # init would ask for a key, and wait for ever
                 mode = "online" if wandb.login(prompt=False) else "offline"
