@@ -5,6 +5,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 QUIET = 5.0  # seconds that wandb may take to find its server
@@ -14,8 +15,9 @@ def note(folder: Path, **changes: object) -> None:
     """Change what status.json says: state, iter (saved), exit_code, pid, launcher."""
     path = folder / "status.json"
     fresh = path.with_suffix(".tmp")
-    fresh.write_text(json.dumps(noted(folder) | changes) + "\n")
-    os.replace(fresh, path)
+    with suppress(OSError):  # on a full disk the run goes on; it says so where it must
+        fresh.write_text(json.dumps(noted(folder) | changes) + "\n")
+        os.replace(fresh, path)
 
 
 def noted(folder: Path) -> dict:

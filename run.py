@@ -8,7 +8,7 @@ import re
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -250,8 +250,7 @@ def enter_folder(config: Config) -> None:
 
 def leave_folder(config: Config, code: int) -> None:
     states = {cli.DONE: "done", cli.INTERRUPTED: "stopped", cli.TERMINATED: "stopped"}
-    with suppress(OSError):  # a full disk: what ended the run is said already
-        note(config.folder, state=states.get(code, "failed"), exit_code=code)
+    note(config.folder, state=states.get(code, "failed"), exit_code=code)
 
 
 def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
