@@ -253,6 +253,20 @@ def leave_folder(config: Config, code: int) -> None:
     note(config.folder, state=states.get(code, "failed"), exit_code=code)
 
 
+def restore(run: Run, state: dict) -> None:
+    """What a checkpoint holds beside the weights."""
+    if len(state.get("optimizers", ())) != len(run.optimizers):
+        raise checkpoint.CheckpointError(f"{state['path']} holds the state of another "
+                                         f"optimizer than {run.config.optimizer}")  # fmt: skip
+    for optimizer, kept in zip(run.optimizers, state["optimizers"], strict=True):
+        # The moments of the checkpoint, the settings of the config.
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict(kept | {"param_groups": groups})
+    run.scaler.load_state_dict(state["scaler"])
+    run.iter, run.skipped, run.run_id = state["iter"], state["skipped"], state["run_id"]
+    run.row = state.get("row", {})  # the first checkpoints of format 1 lack it
+
+
 def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     """Everything in place for the first step: from nothing, from weights, or from a checkpoint."""
     split_batch(config, world)
@@ -284,14 +298,5 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     held_out = HeldOut(model, dataset, config.eval_tokens)
     run = Run(config, dataset, *machine, model, forward, optimizers, scaler, held_out, run_id)
     if config.resume:
-        if len(state.get("optimizers", ())) != len(optimizers):
-            raise checkpoint.CheckpointError(f"{state['path']} holds the state of another "
-                                             f"optimizer than {config.optimizer}")  # fmt: skip
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            # The moments of the checkpoint, the settings of the config.
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict(kept | {"param_groups": groups})
-        scaler.load_state_dict(state["scaler"])
-        run.iter, run.skipped, run.run_id = state["iter"], state["skipped"], state["run_id"]
-        run.row = state.get("row", {})
+        restore(run, state)
     return run

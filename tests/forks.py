@@ -51,11 +51,6 @@ def ended(pid: int, seconds: float = 60) -> int:
     raise TimeoutError(f"the fork did not end within {seconds} seconds")
 
 
-def merge(flags: list[str], *more: str) -> list[str]:
-    """Later flags replace earlier ones."""
-    return list({f.partition("=")[0]: f for f in [*flags, *more]}.values())
-
-
 def command(flags: list[str]) -> None:
     """`python train.py FLAGS`, to the exit code."""
     sys.argv = ["train.py", *flags]

@@ -44,8 +44,8 @@ FAULTS = {  # what happens, and in which process
 }
 
 
-def work(fault: str, argv: list[str], others: list[str]) -> None:
-    """One process: `argv`, or `others` in the second; the exit code stays in <out_dir>-RANK."""
+def work(fault: str, argv: list[str], second: list[str] | None) -> None:
+    """One process: `argv`, or `second` in the second; the exit code stays in <out_dir>-RANK."""
     name, _, step = fault.partition("@")
     rank, again = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     original = train.train_step
@@ -59,13 +59,15 @@ def work(fault: str, argv: list[str], others: list[str]) -> None:
     train.train_step, machine.PATIENCE = faulty, timedelta(seconds=PATIENT)
     folder = next(word.partition("=")[2] for word in argv if word.startswith("--out_dir="))
     try:
-        forks.command(forks.merge(argv, *(others if rank else [])))
+        forks.command((second if rank else None) or argv)
     except SystemExit as left:
         Path(f"{folder}-{rank}").write_text(str(left.code))
         raise
 
 
-def agent(said: Path, fault: str, argv: list[str], others: list[str] = (), restarts=0) -> int:
+def agent(
+    said: Path, fault: str, argv: list[str], second: list[str] | None = None, restarts=0
+) -> int:
     """Start two processes under torchrun's agent, all of them forks. Returns the agent's pid."""
     from torch.distributed.launcher import api  # noqa: PLC0415 - for these tests alone
 
@@ -75,7 +77,7 @@ def agent(said: Path, fault: str, argv: list[str], others: list[str] = (), resta
 
     def launch() -> None:
         try:
-            api.elastic_launch(settings, work)(fault, argv, others)
+            api.elastic_launch(settings, work)(fault, argv, second)
         except Exception as error:  # as torchrun does
             print(error)
             sys.exit(1)
@@ -91,7 +93,7 @@ def torchrun(fault: str, argv: list[str], restarts: int = 0, port: int | None = 
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
     place = ["--master_addr=127.0.0.1", f"--master_port={port}", f"--max_restarts={restarts}"]
     told = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
-    script = [__file__, json.dumps([fault, argv, []])]
+    script = [__file__, json.dumps([fault, argv, None])]
     done = subprocess.run([*launcher, *place, *script], env=os.environ | told, check=False,
                           capture_output=True, text=True, timeout=120)  # fmt: skip
     return done.returncode, done.stdout + done.stderr

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import rows, run
-from forks import command, ended, fork, merge
+from conftest import merged, rows, run
+from forks import command, ended, fork
 
 import checkpoint
 import cli
@@ -21,7 +21,7 @@ LONG = ["--max_iters=12", "--eval_interval=3"]
 
 @pytest.fixture
 def argv(flags):
-    return merge(flags, *LONG)
+    return merged(flags, *LONG)
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_memory_that_is_really_not_there_is_told_the_same_way(argv, folder, tmp_
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + 2**28
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        command(merge(argv, "--batch_size=100000"))
+        command(merged(argv, "--batch_size=100000"))
 
     assert ended(fork(work, tmp_path / "said")) == cli.RESOURCES
     last = (tmp_path / "said").read_text().splitlines()[-1]

@@ -6,8 +6,8 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import fingerprint, losses, rows, run, stop_at
-from forks import ended, merge
+from conftest import fingerprint, losses, merged, rows, run, stop_at
+from forks import ended
 from ranks import PATIENT, agent, torchrun
 
 import checkpoint
@@ -21,7 +21,7 @@ LOST = "error: another process of this run has ended or hangs; its own error say
 
 @pytest.fixture
 def argv(flags):
-    return merge(flags, *LONG)
+    return merged(flags, *LONG)
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def refused(code: int, said: str, why: str) -> bool:
 
 def test_two_processes_train_as_one_does(launch, flags, folder, tmp_path):
     """Row 33: a batch in halves."""
-    argv = merge(flags, "--dropout=0.0")
+    argv = merged(flags, "--dropout=0.0")
     one = run(argv, folder=tmp_path / "one")
     code, said = launch(agent, "none@0", argv)
     assert code == cli.DONE, said
@@ -109,7 +109,7 @@ def test_a_restart_does_not_take_another_run_for_its_own(launch, argv, folder):
     before = (folder / "ckpt.pt").read_bytes()
     code, said = launch(agent, "none@0", argv, restarts=1)
     assert code == 1
-    assert said.count("holds a run already: --resume continues it") == 2
+    assert said.count("holds a run already (step 6): --resume continues it") == 2
     assert (folder / "ckpt.pt").read_bytes() == before
     assert status(folder)["state"] == "done"
 
@@ -157,7 +157,7 @@ def test_sigterm_stops_all_processes_saved(how, fault, launch, argv, folder, who
 
 def test_processes_with_other_settings_are_refused(launch, argv, folder):
     """Row 38."""
-    code, said = launch(agent, "none@0", argv, ["--seed=2"])
+    code, said = launch(agent, "none@0", argv, merged(argv, "--seed=2"))
     assert refused(code, said, "seed is 2 in process 1, 1337 in process 0; start all with the")
     assert not checkpoint.exists(folder)
 
@@ -166,8 +166,8 @@ def test_processes_with_other_data_are_refused(launch, argv, folder, tmp_path):
     """Row 38."""
     (tmp_path / "text").write_text("to be or not to be that is the question " * 500)
     data.prepare.prepare("small", [tmp_path / "text"], root=tmp_path)
-    vocabulary = ["--vocab_size=50"]
-    code, said = launch(agent, "none@0", [*argv, *vocabulary], [f"--data_dir={tmp_path}"])
+    argv = merged(argv, "--vocab_size=50")
+    code, said = launch(agent, "none@0", argv, merged(argv, f"--data_dir={tmp_path}"))
     assert refused(code, said, "train.bin is ")
     assert not checkpoint.exists(folder)
 

@@ -12,8 +12,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import fingerprint, rows, run, stop_at
-from forks import command, ended, fork, merge
+from conftest import fingerprint, merged, rows, run, stop_at
+from forks import command, ended, fork
 
 import checkpoint
 import cli
@@ -26,7 +26,7 @@ LONG = ["--max_iters=12", "--eval_interval=3", "--dropout=0.1"]
 
 @pytest.fixture
 def argv(flags):
-    return merge(flags, *LONG)
+    return merged(flags, *LONG)
 
 
 @pytest.fixture
@@ -76,8 +76,8 @@ def killed_at_random(argv: list[str], folder: Path, expected: str, kills: int) -
     def work(*more: str) -> None:
         original = train.save
 
-        def save(state) -> None:
-            original(state)
+        def save(state, *more) -> None:
+            original(state, *more)
             told.write_text(str(state.iter))
 
         train.save = save
@@ -109,7 +109,7 @@ def killed_at_random(argv: list[str], folder: Path, expected: str, kills: int) -
 @pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.soak)])
 def test_killed_at_random_moments_a_run_loses_nothing_it_had_saved(kills, argv, tmp_path, record):
     """Row 2. Saves at every step, so that many of the kills fall into one."""
-    argv = merge(argv, "--max_iters=40", "--eval_interval=1", "--eval_tokens=64")
+    argv = merged(argv, "--max_iters=40", "--eval_interval=1", "--eval_tokens=64")
     expected = fingerprint(run(argv, folder=tmp_path / "whole"))
     found = killed_at_random(argv, tmp_path / "run", expected, kills)
     record("kill at random moments", **found)
@@ -193,7 +193,7 @@ def test_killed_after_the_late_evaluation_its_row_stands_once(argv, folder, whol
     assert train.main(argv) == cli.TERMINATED
     monkeypatch.setattr(judge.HeldOut, "losses", original)
     save, saves = train.save, []
-    monkeypatch.setattr(train, "save", lambda run: saves.append(run) or 1 / 0)
+    monkeypatch.setattr(train, "save", lambda *state: saves.append(state) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(argv, "--resume")
     monkeypatch.setattr(train, "save", save)
@@ -230,7 +230,7 @@ def test_sigterm_while_data_loads_leaves_all_as_it_was(argv, folder, tmp_path):
 @pytest.mark.soak
 def test_twenty_sigterms_in_training_evaluation_and_first_step(argv, folder, tmp_path, record):
     """Row 8: what users wait for after SIGTERM, and whether all is saved."""
-    argv = merge(argv, "--eval_interval=6", "--eval_tokens=2048")
+    argv = merged(argv, "--eval_interval=6", "--eval_tokens=2048")
     expected = fingerprint(run(argv, folder=tmp_path / "whole"))
     draw, waited, saved, equal = random.Random(20), [], 0, 0
     for i in range(20):

@@ -8,8 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import fingerprint, history, rows, run
-from forks import merge
+from conftest import fingerprint, history, merged, rows, run
 
 import checkpoint
 import cli
@@ -105,7 +104,7 @@ def offline_wandb_is_off() -> None:
 @pytest.fixture
 def endless(flags, tmp_path):
     """A real run with a wandb folder, in a process group of its own, twenty rows old."""
-    command = [sys.executable, "train.py", *merge(flags, "--max_iters=1000000", "--wandb=auto")]
+    command = [sys.executable, "train.py", *merged(flags, "--max_iters=1000000", "--wandb=auto")]
     told = {"WANDB_DIR": str(tmp_path), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(
