@@ -57,6 +57,8 @@ def work(fault: str, argv: list[str], second: list[str] | None) -> None:
         return original(state)
 
     train.train_step, machine.PATIENCE = faulty, timedelta(seconds=PATIENT)
+    if again and rank:
+        time.sleep(1)  # what the dead one wrote must not be taken for this one
     folder = next(word.partition("=")[2] for word in argv if word.startswith("--out_dir="))
     try:
         forks.command((second if rank else None) or argv)

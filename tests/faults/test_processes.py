@@ -89,6 +89,7 @@ def test_a_killed_process_is_started_anew_and_nothing_is_lost(how, launch, argv,
     code, said = launch(how, "killed@7", [*argv, "--overwrite"], restarts=1)
     assert code == cli.DONE, said
     assert said.count("tokens a step, 2 x cpu") == 2
+    assert len([line for line in said.splitlines() if line.startswith("5/12 train")]) == 1
     assert fingerprint(folder) == fingerprint(whole)
     assert [row["iter"] for row in rows(folder)] == list(range(1, 13))
     assert status(folder)["state"] == "done"

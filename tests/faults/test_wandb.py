@@ -133,6 +133,7 @@ def test_ctrl_c_on_the_whole_group_saves_and_wandb_is_whole(endless, tmp_path):
 
 
 def test_killed_its_wandb_folder_can_be_read(endless, tmp_path):
+    old = len(rows(tmp_path / "run"))
     time.sleep(2.5)  # wandb writes once a second
     endless.kill()
     endless.communicate(timeout=60)
@@ -140,7 +141,7 @@ def test_killed_its_wandb_folder_can_be_read(endless, tmp_path):
     (kept,) = (tmp_path / "wandb").glob("offline-run-*")
     shown, written = history(kept), rows(tmp_path / "run")
     assert shown == written[: len(shown)]
-    assert len(shown) > 20
+    assert len(shown) >= old
     late = time.monotonic() + 30
     while any(f"{endless.pid}" in line for line in servers()) and time.monotonic() < late:
         time.sleep(0.1)
