@@ -1,6 +1,7 @@
 """Rows 9 and 50: wandb mirrors a run. Whatever becomes of it, the run goes on, with one line."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -103,15 +104,16 @@ def offline_wandb_is_off() -> None:
 
 @pytest.fixture
 def endless(flags, tmp_path):
-    """A real run with a wandb folder, in a process group of its own, twenty rows old."""
-    command = [sys.executable, "train.py", *merged(flags, "--max_iters=1000000", "--wandb=auto")]
+    """A real run with a wandb folder, in a process group of its own, five rows old."""
+    few = ["--max_iters=1000000", "--wandb=auto", "--log_interval=10", "--eval_interval=100"]
+    command = [sys.executable, "train.py", *merged(flags, *few)]
     told = {"WANDB_DIR": str(tmp_path), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(
             command, cwd=ROOT, env=os.environ | told, start_new_session=True, stderr=said,
             stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-    for _ in range(20):
+    for _ in range(5):
         process.stdout.readline()
     yield process
     process.kill()
@@ -132,23 +134,29 @@ def test_ctrl_c_on_the_whole_group_saves_and_wandb_is_whole(endless, tmp_path):
     assert history(kept) == rows(folder)
 
 
-def test_killed_its_wandb_folder_can_be_read(endless, tmp_path):
+@pytest.mark.parametrize("both", [False, True])
+def test_killed_its_wandb_folder_can_be_read(both, endless, tmp_path):
+    """Its own process ends by itself then; or is killed too, as when a machine goes."""
     old = len(rows(tmp_path / "run"))
     time.sleep(2.5)  # wandb writes once a second
+    assert servers(endless.pid)
+    for pid in servers(endless.pid) if both else ():
+        os.kill(pid, signal.SIGKILL)
     endless.kill()
     endless.communicate(timeout=60)
     assert endless.returncode == -signal.SIGKILL
+    late = time.monotonic() + 30
+    while servers(endless.pid) and time.monotonic() < late:
+        time.sleep(0.1)
+    assert not servers(endless.pid)
     (kept,) = (tmp_path / "wandb").glob("offline-run-*")
     shown, written = history(kept), rows(tmp_path / "run")
     assert shown == written[: len(shown)]
     assert len(shown) >= old
-    late = time.monotonic() + 30
-    while any(f"{endless.pid}" in line for line in servers()) and time.monotonic() < late:
-        time.sleep(0.1)
-    assert not any(f"{endless.pid}" in line for line in servers())  # it does not stay behind
 
 
-def servers() -> list[str]:
-    """The command lines of wandb's own processes."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
-    return [line for line in listed.stdout.splitlines() if "wandb-core" in line]
+def servers(pid: int) -> list[int]:
+    """wandb's own processes that serve this one."""
+    listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True)
+    ours = re.findall(rf"^ *(\d+) .*wandb-core .*-{pid}[.]", listed.stdout, re.MULTILINE)
+    return [int(found) for found in ours]
