@@ -21,6 +21,7 @@ import data
 import judge
 import train
 
+STEPS = 40  # of a run that is killed
 LONG = ["--max_iters=12", "--eval_interval=3", "--dropout=0.1"]
 
 
@@ -91,25 +92,25 @@ def killed_at_random(argv: list[str], folder: Path, expected: str, kills: int) -
             os.kill(pid, signal.SIGKILL)
         code = ended(pid)
         assert code in (cli.DONE, -signal.SIGKILL), said.read_text()
-        if code == cli.DONE:
+        if code != cli.DONE:
+            found["kills"] += 1
+            found["kills_in_a_save"] += (folder / "ckpt.pt.tmp").exists()
+        saved = int(told.read_text() or 0) if told.exists() else 0
+        at = checkpoint.read(folder)["iter"] if saved else 0
+        found["lost"] += at < saved
+        more = "--resume" if saved else "--overwrite"
+        if at == STEPS:  # killed or not, it was done
             found["runs_completed"] += 1
             found["not_bit_equal"] += fingerprint(folder) != expected
             told.unlink()
             more = "--overwrite"
-            continue
-        found["kills"] += 1
-        found["kills_in_a_save"] += (folder / "ckpt.pt.tmp").exists()
-        saved = int(told.read_text() or 0) if told.exists() else 0
-        there = checkpoint.exists(folder)
-        found["lost"] += (checkpoint.read(folder)["iter"] if there else 0) < saved
-        more = "--resume" if there and saved else "--overwrite"
     return found
 
 
 @pytest.mark.parametrize("kills", [5, pytest.param(100, marks=pytest.mark.soak)])
 def test_killed_at_random_moments_a_run_loses_nothing_it_had_saved(kills, argv, tmp_path, record):
     """Row 2. Saves at every step, so that many of the kills fall into one."""
-    argv = merged(argv, "--max_iters=40", "--eval_interval=1", "--eval_tokens=64")
+    argv = merged(argv, f"--max_iters={STEPS}", "--eval_interval=1", "--eval_tokens=64")
     expected = fingerprint(run(argv, folder=tmp_path / "whole"))
     found = killed_at_random(argv, tmp_path / "run", expected, kills)
     record("kill at random moments", **found)
