@@ -199,17 +199,6 @@ def check_windows(config: Config, dataset: data.Dataset) -> None:
     data.batch(dataset.train, 1, config.block_size, config.seed, 0)
 
 
-def restarted(config: Config) -> Config:
-    """The config to go on with where torchrun has started the processes of a job anew: the run
-    that the job itself began is resumed, any other is not touched."""
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    began = noted(config.folder).get("launcher") == os.getppid()
-    ours = [again and began and checkpoint.exists(config.folder)]
-    if dist.is_initialized():
-        dist.broadcast_object_list(ours)  # as the first process sees it
-    return replace(config, resume=True, overwrite=False) if ours[0] else config
-
-
 @contextmanager
 def claim_folder(config: Config) -> Iterator[None]:
     """Make the run's folder and hold it; refuse one that holds another run, or is in use."""

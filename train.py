@@ -8,11 +8,12 @@ Letters: B batch, T block_size.
 """
 
 import math
+import os
 import signal
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 
 import numpy as np
@@ -25,18 +26,9 @@ import cli
 import configs
 import data
 from configs import Config
-from log import Log, note
+from log import Log, note, noted
 from machine import Stop, processes
-from run import (
-    Run,
-    claim_folder,
-    enter_folder,
-    leave_folder,
-    numerics,
-    restarted,
-    split_batch,
-    start,
-)
+from run import Run, claim_folder, enter_folder, leave_folder, numerics, split_batch, start
 
 USAGE = """python train.py [CONFIG.py] [--key=value | --key value | --switch ...]
 
@@ -216,6 +208,17 @@ def main(argv: list[str]) -> int:
         config = restarted(config)
         with claim_folder(config) if rank == 0 else nullcontext():
             return train(start(config, rank, world, local_rank))
+
+
+def restarted(config: Config) -> Config:
+    """The config to go on with where torchrun has started the processes of a job anew: the run
+    that the job itself began is resumed, any other is not touched."""
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    began = noted(config.folder).get("launcher") == os.getppid()
+    ours = [again and began and checkpoint.exists(config.folder)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(ours)  # as the first process sees it
+    return replace(config, resume=True, overwrite=False) if ours[0] else config
 
 
 def train(run: Run) -> int:
