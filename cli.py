@@ -2,11 +2,16 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 
-DONE, USAGE, DATA, CHECKPOINT, DIVERGED, RESOURCES, BUSY = 0, 2, 3, 4, 5, 6, 7
+DONE, LOST, USAGE, DATA, CHECKPOINT, DIVERGED, RESOURCES, BUSY = range(8)
 INTERRUPTED, TERMINATED = 130, 143
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where no run has begun that could be saved."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -22,31 +27,45 @@ class Parser(argparse.ArgumentParser):
 def exit_code(error: BaseException) -> int:
     """The exit code an error stands for: its own `exit_code`, or what its type says."""
     if isinstance(error, KeyboardInterrupt):
-        return INTERRUPTED
-    if isinstance(error, OSError) or _out_of_memory(error):
+        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+    if isinstance(error, OSError) or out_of_memory(error):
         return RESOURCES
+    if _lost(error):
+        return LOST
     return getattr(error, "exit_code", USAGE)
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def out_of_memory(error: BaseException) -> bool:
     words = ("out of memory", "can't allocate memory", "unable to allocate")
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
+
+
+def _lost(error: BaseException) -> bool:
+    """Whether it is what torch.distributed says when another process is gone, or silent."""
+    return "gloo" in str(error).lower() or type(error).__name__.startswith("Dist")
 
 
 def sentence(error: BaseException) -> str:
     """One line a person can act on."""
     if isinstance(error, KeyboardInterrupt):
-        return "stopped by Ctrl-C"
-    if _out_of_memory(error):
+        return "stopped by SIGTERM" if isinstance(error, Terminated) else "stopped by Ctrl-C"
+    if out_of_memory(error) and not isinstance(error, ValueError):  # one of ours knows more
         return "out of memory: lower batch_size and raise gradient_accumulation_steps, or max_len"
+    if _lost(error):
+        return "another process of this run has ended or hangs; its own error says why"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'system'}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def _terminate(number: int, frame) -> None:
+    raise Terminated  # temporary files are cleared away, as after Ctrl-C
+
+
 def end(main: Callable[[list[str]], int | None]) -> None:
     """Run `main(argv)` and leave the process with its exit code; `--debug` keeps the traceback."""
     argv = [a for a in sys.argv[1:] if a != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = main(argv) or DONE
         sys.stdout.flush()

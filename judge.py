@@ -7,6 +7,7 @@ Letters: N windows, B windows in a batch, c context length, V vocabulary.
 
 import hashlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -88,19 +89,24 @@ class HeldOut:
         starts = data.spans(documents, span, max(1, eval_tokens // span))
         able = L if model.config.beyond == "slide" else model.reach
         self.rows = {r: windows(dataset.val, starts, span, r * L) for r in ratios if r * L <= able}
-        self.targets = dataset.targets
+        self.targets, self.length = dataset.targets, L
 
-    def losses(self, model: GPT) -> dict[str, float]:
-        """{"val/loss": ..., "val/loss_2x": ..., "val/loss_4x": ...}, nats a token."""
-        return {
-            "val/loss" + (f"_{ratio}x" if ratio > 1 else ""): self.mean_loss(model, rows)
-            for ratio, rows in self.rows.items()
-        }
+    def losses(self, model: GPT, asked: Callable[[], int] = lambda: 0) -> dict[str, float]:
+        """{"val/loss": ..., "val/loss_2x": ..., "val/loss_4x": ...}, nats a token.
 
-    def mean_loss(self, model: GPT, rows: Tensor) -> float:
-        y = torch.from_numpy(self.targets(rows[:, 1:].numpy()))
-        losses = token_losses(model, rows[:, :-1], y)
-        return (losses.double().sum() / (y >= 0).sum()).item()
+        {} as soon as `asked`, which is looked at before each batch, asks to stop.
+        """
+        found = {}
+        for ratio, rows in self.rows.items():
+            y, losses = torch.from_numpy(self.targets(rows[:, 1:].numpy())), []
+            size = max(1, BATCH_TOKENS // (ratio * self.length))
+            for part, wanted in zip(rows.split(size), y.split(size), strict=True):
+                if asked():
+                    return {}
+                losses.append(token_losses(model, part[:, :-1], wanted))
+            mean = torch.cat(losses).double().sum() / (y >= 0).sum()
+            found["val/loss" + (f"_{ratio}x" if ratio > 1 else "")] = mean.item()
+        return found
 
 
 @dataclass

@@ -1,12 +1,31 @@
-"""What a run says: metrics.jsonl (the truth), wandb (a mirror of it), lines on the terminal."""
+"""What a run says: metrics.jsonl (the truth), wandb (a mirror of it), lines on the terminal, and
+status.json (how it stands, for whoever started it)."""
 
 import json
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 QUIET = 5.0  # seconds that wandb may take to find its server
+
+
+def note(folder: Path, **changes: object) -> None:
+    """Change what status.json says: state, iter (saved), exit_code, pid, launcher."""
+    path = folder / "status.json"
+    fresh = path.with_suffix(".tmp")
+    with suppress(OSError):  # on a full disk the run goes on; it says so where it must
+        fresh.write_text(json.dumps(noted(folder) | changes) + "\n")
+        os.replace(fresh, path)
+
+
+def noted(folder: Path) -> dict:
+    """What status.json says; nothing where it is missing or was written by somebody else."""
+    try:
+        return dict(json.loads((folder / "status.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return {}
 
 
 class Log:
@@ -25,7 +44,7 @@ class Log:
         self.wandb = open_wandb(config, run_id, "train", self.path)
 
     def row(self, row: dict[str, float | int]) -> None:
-        """Write one row; its `iter` is the number of optimizer steps done."""
+        """Write and show one row; its `iter` is the number of optimizer steps done."""
         try:
             self.file.write(json.dumps(row) + "\n")
             self.file.flush()
@@ -36,8 +55,9 @@ class Log:
                 self.wandb.log(row)
             except Exception as error:  # a mirror never ends a run, whatever it raises
                 self.wandb = _off(error, self.path)
+        self._line(row)
 
-    def line(self, row: dict[str, float | int]) -> None:
+    def _line(self, row: dict[str, float | int]) -> None:
         """One plain line under 80 columns: step, losses, speed, time left."""
         done = row["iter"]
         left = (time.monotonic() - self.began) / (done - self.start) * (self.total - done)
@@ -126,6 +146,8 @@ def open_wandb(config: dict, run_id: str, job_type: str, path: Path):
     try:
         import wandb  # noqa: PLC0415 - half a second that a run without it should not pay
 
+        # Where it cannot write, wandb would write to /tmp.
+        (Path(os.environ.get("WANDB_DIR") or ".") / "wandb").mkdir(parents=True, exist_ok=True)
         try:
             if mode in (None, "online"):  # init would ask for a key, and wait for ever
                 mode = "online" if wandb.login(prompt=False) else "offline"

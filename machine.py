@@ -6,12 +6,15 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 import cli
+
+PATIENCE = timedelta(minutes=10)  # that processes wait for one that evaluates, saves, downloads
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
@@ -58,10 +61,26 @@ def processes() -> Iterator[tuple[int, int, int]]:
         yield 0, 1, 0
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-    dist.init_process_group(backend)
-    yield dist.get_rank(), dist.get_world_size(), int(os.environ["LOCAL_RANK"])
+    store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
+    # torchrun's store outlives a restart, and what the dead wrote there must not be read again.
+    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
+    yield rank, world, int(os.environ["LOCAL_RANK"])
     gc.collect()  # a model that DDP wraps still holds the group, whose threads must not outlive us
     dist.destroy_process_group()  # after an error it would wait for the others, who wait for us
+
+
+def agree(mine: dict[str, object]) -> None:
+    """ValueError, in all processes, where they were not started with the same values."""
+    if not dist.is_initialized():
+        return
+    everyone: list[dict] = [{}] * dist.get_world_size()
+    dist.all_gather_object(everyone, mine)
+    for rank, theirs in enumerate(everyone):
+        for name, value in everyone[0].items():
+            if theirs[name] != value:
+                raise ValueError(f"{name} is {theirs[name]} in process {rank}, {value} in process "
+                                 "0; start all with the same settings and data")  # fmt: skip
 
 
 class Stop:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -23,7 +23,8 @@ import data
 import data.prepare
 from configs import Config
 from judge import HeldOut
-from machine import pick_device, pick_dtype
+from log import note, noted
+from machine import agree, pick_device, pick_dtype
 from model import GPT, check_factor
 
 FIXED = ("pos", "n_head", "kv_heads", "rope_layout", "rope_fraction")  # shapes do not show these
@@ -53,6 +54,7 @@ class Run:
     run_id: str  # readable, since wandb names folders by it
     iter: int = 0  # optimizer steps done
     skipped: int = 0  # the last ones of them that float16 overflow left without effect
+    row: dict = field(default_factory=dict)  # of `iter`, where its evaluation is still to come
 
     @property
     def autocast(self):
@@ -217,9 +219,11 @@ def claim_folder(config: Config) -> Iterator[None]:
         raise OSError(error.errno, f"out_dir cannot be used, {error.strerror}", folder) from None
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
+        note(folder, pid=os.getpid())
         yield
     except BlockingIOError:
-        raise BusyError(f"{folder} is in use by another run; choose another out_dir") from None
+        raise BusyError(f"{folder} is in use by another run (pid {noted(folder).get('pid')}); "
+                        "choose another out_dir") from None  # fmt: skip
     finally:
         os.close(held)
 
@@ -230,6 +234,26 @@ def enter_folder(config: Config) -> None:
         checkpoint.remove(config.folder)
     text = json.dumps(asdict(config), indent=1)
     (config.folder / "config.json").write_text(text + "\n")
+    note(config.folder, state="running", exit_code=None, launcher=os.getppid())
+
+
+def leave_folder(config: Config, code: int) -> None:
+    states = {cli.DONE: "done", cli.INTERRUPTED: "stopped", cli.TERMINATED: "stopped"}
+    note(config.folder, state=states.get(code, "failed"), exit_code=code)
+
+
+def restore(run: Run, state: dict) -> None:
+    """What a checkpoint holds beside the weights."""
+    if len(state.get("optimizers", ())) != len(run.optimizers):
+        raise checkpoint.CheckpointError(f"{state['path']} holds the state of another "
+                                         f"optimizer than {run.config.optimizer}")  # fmt: skip
+    for optimizer, kept in zip(run.optimizers, state["optimizers"], strict=True):
+        # The moments of the checkpoint, the settings of the config.
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict(kept | {"param_groups": groups})
+    run.scaler.load_state_dict(state["scaler"])
+    run.iter, run.skipped, run.run_id = state["iter"], state["skipped"], state["run_id"]
+    run.row = state.get("row", {})  # the first checkpoints of format 1 lack it
 
 
 def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
@@ -249,6 +273,8 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
         state = checkpoint.read(config.init_from)
         config = carry_over(config, dataset, state)
     check_factor(config)
+    same = asdict(config) | {f"{split}.bin": sha for split, sha in dataset.fingerprint.items()}
+    agree(same | {"data_dir": None, "checkpoint": state and state["sha256"]})
     torch.manual_seed(config.seed)
     model = checkpoint.build(state, config.gpt) if state else GPT(config.gpt)
     model.to(device).train()
@@ -261,13 +287,5 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     held_out = HeldOut(model, dataset, config.eval_tokens)
     run = Run(config, dataset, *machine, model, forward, optimizers, scaler, held_out, run_id)
     if config.resume:
-        if len(state.get("optimizers", ())) != len(optimizers):
-            raise checkpoint.CheckpointError(f"{state['path']} holds the state of another "
-                                             f"optimizer than {config.optimizer}")  # fmt: skip
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            # The moments of the checkpoint, the settings of the config.
-            groups = optimizer.state_dict()["param_groups"]
-            optimizer.load_state_dict(kept | {"param_groups": groups})
-        scaler.load_state_dict(state["scaler"])
-        run.iter, run.skipped, run.run_id = state["iter"], state["skipped"], state["run_id"]
+        restore(run, state)
     return run

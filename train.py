@@ -8,11 +8,12 @@ Letters: B batch, T block_size.
 """
 
 import math
+import os
 import signal
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import chain
 
 import numpy as np
@@ -25,9 +26,9 @@ import cli
 import configs
 import data
 from configs import Config
-from log import Log
+from log import Log, note, noted
 from machine import Stop, processes
-from run import Run, claim_folder, enter_folder, numerics, split_batch, start
+from run import Run, claim_folder, enter_folder, leave_folder, numerics, split_batch, start
 
 USAGE = """python train.py [CONFIG.py] [--key=value | --key value | --switch ...]
 
@@ -37,6 +38,13 @@ A config file holds `key = value` lines; flags go over it.
   torchrun --standalone --nproc_per_node=2 train.py CONFIG.py"""
 
 MAX_SKIPPED = 50  # steps in a row that float16 may overflow
+UNTOUCHED = "the last checkpoint is untouched. Lower learning_rate"
+
+
+class TooLargeError(ValueError):
+    """A step does not fit into memory."""
+
+    exit_code = cli.RESOURCES
 
 
 class DivergedError(ValueError):
@@ -97,27 +105,23 @@ def check_finite(run: Run, loss: Tensor, norm: Tensor) -> None:
     run.skipped = 0 if finite else run.skipped + 1
     if finite or (run.scaler.is_enabled() and run.skipped <= MAX_SKIPPED):
         return
-    raise DivergedError(
-        f"non-finite loss at step {run.iter} (loss {loss:.3g}, grad norm {norm:.3g}, lr "
-        f"{learning_rate(run.config, run.iter):.3g}); the last checkpoint is untouched. "
-        "Lower learning_rate"
-    )
+    lr = learning_rate(run.config, run.iter)
+    values = f"loss {loss:.3g}, grad norm {norm:.3g}, lr {lr:.3g}"
+    raise DivergedError(f"non-finite loss at step {run.iter} ({values}); {UNTOUCHED}")
 
 
 def save(run: Run, asked: int) -> None:
     """Write a checkpoint. Where that fails, SaveError only when the run ends with it."""
     for name, weight in run.model.named_parameters():
         if not weight.isfinite().all():
-            raise DivergedError(
-                f"{name} is not finite at step {run.iter}; the last checkpoint is untouched. "
-                "Lower learning_rate"
-            )
+            raise DivergedError(f"{name} is not finite at step {run.iter}; {UNTOUCHED}")
     state = checkpoint.describe(run.model) | numerics(run.device, run.dtype)
     state |= {
         "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
         "scaler": run.scaler.state_dict(),
         "iter": run.iter,
         "skipped": run.skipped,
+        "row": run.row,
         "run": asdict(run.config),
         "config_sha256": run.config.sha256,
         "run_id": run.run_id,
@@ -126,6 +130,7 @@ def save(run: Run, asked: int) -> None:
     }
     try:
         checkpoint.save(run.config.folder, state)
+        note(run.config.folder, iter=run.iter)
     except checkpoint.SaveError as error:
         if asked or run.iter == run.config.max_iters:
             raise
@@ -134,8 +139,9 @@ def save(run: Run, asked: int) -> None:
 
 def loop(run: Run, log: Log | None, stop: Stop) -> int:
     """Steps, rows and checkpoints until max_iters or a signal. Returns the exit code."""
-    config, asked = run.config, 0
-    losses, began = [], time.monotonic()
+    config, losses = run.config, []
+    asked = conclude(run, log, stop) if run.row else 0
+    began = time.monotonic()
     while run.iter < config.max_iters and not asked:
         loss, norm = train_step(run)
         losses.append(loss)
@@ -146,16 +152,35 @@ def loop(run: Run, log: Log | None, stop: Stop) -> int:
                 log.status(run.iter)
             continue
         row = measure(run, losses, norm, time.monotonic() - began)
-        if log is not None:
-            if due:  # also when asked to stop: a resumed run does not come back to this step
-                with run.autocast:
-                    row |= run.held_out.losses(run.model)
+        if due:
+            run.row = row
+            asked = conclude(run, log, stop)
+        elif log is not None:
             log.row(row)
-            log.line(row)
-            if due or asked:
+            if asked:
                 save(run, asked)
         losses, began = [], time.monotonic()
     return Stop.EXIT.get(asked, cli.DONE)
+
+
+def conclude(run: Run, log: Log | None, stop: Stop) -> int:
+    """Evaluate, write the row and save. Returns the signal that came before the end, or 0.
+
+    It breaks the evaluation off; the row then waits in the checkpoint for the resumed run.
+    """
+    found = {}
+    if log is not None:
+        with run.autocast:
+            found = run.held_out.losses(run.model, lambda: stop.signal)
+        if not math.isfinite(found.get("val/loss", 0.0)):
+            raise DivergedError(f"non-finite val/loss at step {run.iter}; {UNTOUCHED}")
+    asked = stop.asked(run.device)  # the others have waited here for the first
+    row, run.row = run.row | found, run.row if asked else {}
+    if log is not None:
+        if not asked:
+            log.row(row)
+        save(run, asked)
+    return asked
 
 
 def measure(run: Run, losses: list[Tensor], norm: Tensor, seconds: float) -> dict:
@@ -179,27 +204,45 @@ def main(argv: list[str]) -> int:
         print(configs.describe(USAGE))
         return cli.DONE
     config = configs.load(argv)
-    with (
-        processes() as (rank, world, local_rank),
-        claim_folder(config) if rank == 0 else nullcontext(),
-    ):
-        return train(start(config, rank, world, local_rank))
+    with processes() as (rank, world, local_rank):
+        config = restarted(config)
+        with claim_folder(config) if rank == 0 else nullcontext():
+            return train(start(config, rank, world, local_rank))
+
+
+def restarted(config: Config) -> Config:
+    """The config to go on with where torchrun has started the processes of a job anew: the run
+    that the job itself began is resumed, any other is not touched."""
+    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    began = noted(config.folder).get("launcher") == os.getppid()
+    ours = [again and began and checkpoint.exists(config.folder)]
+    if dist.is_initialized():
+        dist.broadcast_object_list(ours)  # as the first process sees it
+    return replace(config, resume=True, overwrite=False) if ours[0] else config
 
 
 def train(run: Run) -> int:
     """Everything from the first step to the last line. Returns the exit code."""
-    if run.iter >= run.config.max_iters:
+    if run.iter >= run.config.max_iters and not run.row:
         raise ValueError(f"{run.config.folder} is at step {run.iter} already; raise max_iters")
-    stop, log, code = Stop(), None, cli.DIVERGED
+    stop, log = Stop(), None
     if run.rank == 0:
         enter_folder(run.config)
         print(introduce(run), file=sys.stderr)
-        log = Log(run.config.folder, asdict(run.config), run.iter, run.run_id)
+        log = Log(run.config.folder, asdict(run.config), run.iter - bool(run.row), run.run_id)
     try:
         code = loop(run, log, stop)
+    except BaseException as error:
+        code = cli.exit_code(error)
+        if not cli.out_of_memory(error):
+            raise
+        raise TooLargeError(f"out of memory at batch_size {run.config.batch_size} x block_size "
+                            f"{run.config.block_size}; lower batch_size and raise "
+                            "gradient_accumulation_steps") from error  # fmt: skip
     finally:
         if log is not None:
             log.close(code)
+            leave_folder(run.config, code)
     if run.rank == 0:
         print(farewell(run, code), file=sys.stderr)
     return code

@@ -32,7 +32,7 @@ BELOW = {  # what a room may know of; everything else is above it or beside it
     "plot": {"tables"},
     "evaluate": set("checkpoint cli data judge log machine model positions results rope".split()),
     "sample": {"checkpoint", "data", "model", "sampling", "cli", "machine"},
-    "run": {"checkpoint", "cli", "configs", "data", "judge", "machine", "model"},
+    "run": {"checkpoint", "cli", "configs", "data", "judge", "log", "machine", "model"},
     "train": {"checkpoint", "cli", "configs", "data", "log", "machine", "run"},
 }
 ENCODINGS = ("learned", "sinusoidal", "rope", "alibi", "nope")

@@ -333,6 +333,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(flags, ended, 
     folder = run(flags, "--max_iters=3")
     before = (folder / "ckpt.pt").read_bytes()
     monkeypatch.setattr(train, "train_step", poisoned)
+    monkeypatch.setattr("judge.HeldOut.losses", lambda *_: {"val/loss": 1.0})  # it would see it
     code, said = ended(*merged(flags, "--resume", "--eval_interval=6"))
     assert code == cli.DIVERGED
     assert "error: h.1.mlp.c_fc.weight is not finite at step 5; the last checkpoint is" in said

@@ -1,0 +1,216 @@
+"""Many processes: one is killed, hangs, breaks or disagrees; the others neither wait nor lose."""
+
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+from conftest import fingerprint, losses, merged, rows, run, stop_at
+from forks import ended
+from ranks import PATIENT, agent, torchrun
+
+import checkpoint
+import cli
+import data.prepare
+
+LONG = ["--max_iters=12", "--eval_interval=3", "--dropout=0.1", "--gradient_accumulation_steps=2"]
+BOTH = [pytest.param(agent, id="agent"), pytest.param(torchrun, id="torchrun")]
+LOST = "error: another process of this run has ended or hangs; its own error says why"
+
+
+@pytest.fixture
+def argv(flags):
+    return merged(flags, *LONG)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """launch(how, fault, argv, ...): two processes to their end. (exit code, what they said)."""
+
+    def to_the_end(how, fault: str, argv: list[str], *more, **settings) -> tuple[int, str]:
+        said = tmp_path / "said"
+        pid = agent(said, fault, argv, *more, **settings) if how is agent else None
+        return (ended(pid), said.read_text()) if pid else torchrun(fault, argv, **settings)
+
+    return to_the_end
+
+
+@pytest.fixture
+def whole(argv, tmp_path) -> Path:
+    """The same run in one process, uninterrupted."""
+    return run(argv, folder=tmp_path / "whole")
+
+
+def status(folder: Path) -> dict:
+    return json.loads((folder / "status.json").read_text())
+
+
+def codes(folder: Path) -> list[int]:
+    """The exit codes of both processes."""
+    return [int(Path(f"{folder}-{rank}").read_text()) for rank in (0, 1)]
+
+
+def refused(code: int, said: str, why: str) -> bool:
+    """By each process; but torchrun may have ended the slower one before it said so."""
+    return code == 1 and "exitcode  : 2" in said and f"error: {why}" in said
+
+
+def test_two_processes_train_as_one_does(launch, flags, folder, tmp_path):
+    """Row 33: a batch in halves."""
+    argv = merged(flags, "--dropout=0.0")
+    one = run(argv, folder=tmp_path / "one")
+    code, said = launch(agent, "none@0", argv)
+    assert code == cli.DONE, said
+    assert losses(folder) == pytest.approx(losses(one), abs=1e-4)
+    found, expected = (rows(where)[-1]["val/loss_4x"] for where in (folder, one))
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_one_process_two_and_one_again_end_where_one_does(launch, argv, folder, whole):
+    """Row 33: micro-steps shared among processes, bit for bit, dropout and all."""
+    stop_at(4, argv)
+    code, _ = launch(agent, "told to stop@7", [*argv, "--resume"])
+    assert (code, checkpoint.read(folder)["iter"]) == (1, 8)
+    run(argv, "--resume")
+    assert fingerprint(folder) == fingerprint(whole)
+    assert [x.hex() for x in losses(folder)] == [x.hex() for x in losses(whole)]
+
+
+@pytest.mark.parametrize("how", BOTH)
+def test_a_killed_process_is_started_anew_and_nothing_is_lost(how, launch, argv, folder, whole):
+    """Row 35. --overwrite, too, means the run before this job and not the job's own."""
+    run(argv, "--max_iters=1")
+    code, said = launch(how, "killed@7", [*argv, "--overwrite"], restarts=1)
+    assert code == cli.DONE, said
+    assert said.count("tokens a step, 2 x cpu") == 2
+    assert len([line for line in said.splitlines() if line.startswith("5/12 train")]) == 1
+    assert fingerprint(folder) == fingerprint(whole)
+    assert [row["iter"] for row in rows(folder)] == list(range(1, 13))
+    assert status(folder)["state"] == "done"
+
+
+def test_a_killed_process_without_restarts_ends_the_job(launch, argv, folder):
+    """Row 35."""
+    code, said = launch(agent, "killed@7", argv)
+    assert code == 1
+    assert LOST in said.splitlines()
+    assert checkpoint.read(folder)["iter"] == 6
+    assert (status(folder)["state"], status(folder)["iter"]) == ("failed", 6)
+
+
+def test_a_restart_does_not_take_another_run_for_its_own(launch, argv, folder):
+    """Row 35 and 13."""
+    run(argv, "--max_iters=6")
+    before = (folder / "ckpt.pt").read_bytes()
+    code, said = launch(agent, "none@0", argv, restarts=1)
+    assert code == 1
+    assert said.count("holds a run already (step 6): --resume continues it") == 2
+    assert (folder / "ckpt.pt").read_bytes() == before
+    assert status(folder)["state"] == "done"
+
+
+@pytest.mark.parametrize(
+    ("how", "fault"),
+    [
+        pytest.param(agent, "hangs@7", id="agent"),
+        pytest.param(torchrun, "hangs for good@7", id="torchrun", marks=pytest.mark.soak),
+    ],
+)
+def test_a_process_that_hangs_is_not_waited_for_for_ever(how, fault, launch, argv, folder):
+    """Row 36. torchrun gives one that does not heed SIGTERM 30 seconds more."""
+    began = time.monotonic()
+    code, said = launch(how, fault, argv)
+    assert PATIENT < time.monotonic() - began < PATIENT + 60
+    assert code == 1
+    assert LOST in said.splitlines()
+    assert checkpoint.read(folder)["iter"] == 6
+    assert status(folder)["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("how", "fault"),
+    [
+        pytest.param(agent, "launcher told to stop@7", id="agent"),
+        pytest.param(torchrun, "launcher told to stop@7", id="torchrun"),
+        pytest.param(agent, "told to stop@7", id="one-process"),
+    ],
+)
+def test_sigterm_stops_all_processes_saved(how, fault, launch, argv, folder, whole):
+    """Row 37. torchrun itself always ends with 1; what the run says stands in status.json."""
+    code, said = launch(how, fault, argv)
+    assert code == 1
+    assert codes(folder) == [cli.TERMINATED, cli.TERMINATED]
+    assert said.count("stopped by SIGTERM at step") == 1
+    at = checkpoint.read(folder)["iter"]
+    assert at >= 8
+    assert {"state": "stopped", "exit_code": cli.TERMINATED, "iter": at}.items() <= status(
+        folder
+    ).items()
+    run(argv, "--resume")
+    assert fingerprint(folder) == fingerprint(whole)
+
+
+def test_processes_with_other_settings_are_refused(launch, argv, folder):
+    """Row 38."""
+    code, said = launch(agent, "none@0", argv, merged(argv, "--seed=2"))
+    assert refused(code, said, "seed is 2 in process 1, 1337 in process 0; start all with the")
+    assert not checkpoint.exists(folder)
+
+
+def test_processes_with_other_data_are_refused(launch, argv, folder, tmp_path):
+    """Row 38."""
+    (tmp_path / "text").write_text("to be or not to be that is the question " * 500)
+    data.prepare.prepare("small", [tmp_path / "text"], root=tmp_path)
+    argv = merged(argv, "--vocab_size=50")
+    code, said = launch(agent, "none@0", argv, merged(argv, f"--data_dir={tmp_path}"))
+    assert refused(code, said, "train.bin is ")
+    assert not checkpoint.exists(folder)
+
+
+@pytest.mark.parametrize("breaks", [0, 1])
+def test_an_error_in_one_process_ends_all(breaks, launch, argv, folder):
+    """Row 39."""
+    code, said = launch(agent, "breaks@7" if breaks else "first breaks@7", argv)
+    first, second = (cli.LOST, cli.USAGE) if breaks else (cli.USAGE, cli.LOST)
+    assert (code, codes(folder)) == (1, [first, second])
+    assert {LOST, "error: only this process breaks"} <= set(said.splitlines())
+    assert checkpoint.read(folder)["iter"] == 6
+    assert (status(folder)["state"], status(folder)["exit_code"]) == ("failed", first)
+
+
+def test_an_error_in_the_first_process_alone_while_it_saves_ends_all(
+    launch, argv, folder, monkeypatch
+):
+    """Row 39: nobody else saves, evaluates or writes rows."""
+
+    def unreadable(*_):
+        raise checkpoint.CheckpointError("the folder is gone")
+
+    monkeypatch.setattr(checkpoint, "save", unreadable)
+    code, said = launch(agent, "none@0", argv)
+    assert (code, codes(folder)) == (1, [cli.CHECKPOINT, cli.LOST])
+    assert "error: the folder is gone" in said
+
+
+def test_a_step_that_two_processes_cannot_share_is_refused(launch, argv, folder):
+    """Row 40."""
+    code, said = launch(agent, "none@0", [*argv[:-1], "--gradient_accumulation_steps=3"])
+    assert refused(code, said, "gradient_accumulation_steps 3 is not divisible by 2 processes")
+    assert not checkpoint.exists(folder)
+
+
+def test_a_port_in_use_is_said_by_torchrun(argv, folder):
+    """Row 40: before a process of ours begins."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        code, said = torchrun("none@0", argv, port=taken.getsockname()[1])
+    assert code == 1
+    assert "EADDRINUSE" in said
+    assert not folder.exists()
