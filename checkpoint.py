@@ -198,7 +198,9 @@ def _check(found: dict, wanted: dict, path: str) -> None:
     wrong = [f"{name} is missing" for name in wanted.keys() - found.keys()]
     wrong += [f"{name} is unknown" for name in found.keys() - wanted.keys()]
     for name in sorted(wanted.keys() & found.keys()):
-        if found[name].shape != wanted[name].shape:
+        if not isinstance(found[name], torch.Tensor) or found[name].layout != torch.strided:
+            wrong.append(f"{name} is no plain tensor")
+        elif found[name].shape != wanted[name].shape:
             shapes = tuple(found[name].shape), tuple(wanted[name].shape)
             wrong.append(f"{name} is {shapes[0]} there and {shapes[1]} here")
         elif not found[name].isfinite().all():

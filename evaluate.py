@@ -125,6 +125,8 @@ class Plan:
 
 def plan_of(path: str, args: Namespace) -> Plan:
     state = checkpoint.read(path)
+    if not state.keys() >= {"run", "tokenizer", "data"}:
+        raise checkpoint.CheckpointError(f"{path} holds weights but no run to name and place them")
     config = checkpoint.config_of(state)
     ways = forms(config, args.rope_scaling, args.rope_factor)
     for form in ways:

@@ -159,11 +159,13 @@ def check_resume(config: Config, dataset: data.Dataset, state: dict) -> Config:
     differs = [f"{name}: checkpoint {state['config'].get(name)}, config {value}"
                for name, value in asked.items() if state["config"].get(name) != value]  # fmt: skip
     if differs:
-        raise checkpoint.CheckpointError(f"{state['path']} is another model; {'; '.join(differs)}")
+        raise checkpoint.CheckpointError(f"{state['path']} is another model; {'; '.join(differs)}. "
+                                         "Leave these settings out")  # fmt: skip
     for split, digest in state["data"].items():
         if dataset.fingerprint[split] != digest:
             name = data_root(config) / config.dataset / f"{split}.bin"
-            raise data.DataError(f"{name} changed since the checkpoint (its sha256 differs)")
+            raise data.DataError(f"{name} changed since the checkpoint (its sha256 differs); put "
+                                 "the old file back, or start anew with --init_from")  # fmt: skip
     config = replace(config, **state["config"])
     for name, value in config.deciding.items():
         if state["run"].get(name) != value:

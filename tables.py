@@ -195,17 +195,19 @@ def tables(matched: Scores, windows: Scores, passkey: Scores) -> dict[str, str]:
     }
 
 
-def markers(readme: str, known: Iterable[str]) -> None:
+def markers(page: str, known: Iterable[str], maker: str = "plot.py") -> None:
     """ValueError for a marker of a table that there is not."""
-    for name in re.findall(r"<!-- /?plot\.py (.*?) -->", readme):
+    for name in re.findall(rf"<!-- /?{re.escape(maker)} (.*?) -->", page):
         if name not in known:
-            raise ValueError(f"README.md marks a table {name}; there are {', '.join(known)}")
+            raise ValueError(
+                f"<!-- {maker} {name} --> marks no table; there are {', '.join(known)}"
+            )
 
 
-def splice(readme: str, name: str, text: str) -> str:
-    """README.md with this text between its markers."""
-    start, end = f"<!-- plot.py {name} -->", f"<!-- /plot.py {name} -->"
-    parts = re.split(f"({start}\n)(?:.*\n)*?({end})", readme)
-    if len(parts) != 4 or readme.count(start) != 1 or readme.count(end) != 1:
-        raise ValueError(f"README.md must have the lines {start} and {end}, once each")
+def splice(page: str, name: str, text: str, maker: str = "plot.py") -> str:
+    """The page with this text between its markers."""
+    start, end = f"<!-- {maker} {name} -->", f"<!-- /{maker} {name} -->"
+    parts = re.split(f"({re.escape(start)}\n)(?:.*\n)*?({re.escape(end)})", page)
+    if len(parts) != 4 or page.count(start) != 1 or page.count(end) != 1:
+        raise ValueError(f"{start} and {end} must be lines of the page, once each")
     return parts[0] + parts[1] + text + parts[2] + parts[3]

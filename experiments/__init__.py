@@ -19,16 +19,19 @@ from evaluate import Form
 ROOT = Path(__file__).parent.parent
 SEEDS = (1337, 1, 2)
 TASKS = {  # task: run, and what evaluate.py is asked
-    "prose": ("rope", "--lengths=256,512,1024,2048,4096 --window_tokens=4096".split()),
-    "keys": ("passkey-rope", "--lengths=128,256,512,1024,2048 --passkey --keys=100".split()),
+    "prose": ("rope", "--lengths=256,512,1024,2048 --window_tokens=2048".split()),
+    "keys": ("passkey-rope", "--lengths=128,256,512,1024 --passkey --keys=100".split()),
 }
 NONE, YARN = Form("none", {"rope_scaling": "none"}), Form("yarn", {"rope_scaling": "dynamic_yarn"})
 
+Scaling = Callable[[int, float, float, int], rope.Scaled]
+NEW: dict[str, Scaling] = {}  # come into rope.SCALINGS when a script runs, not when it is imported
 
-def dynamic(name: str, scaling: Callable[[int, float, float, int], rope.Scaled]) -> Form:
+
+def dynamic(name: str, scaling: Scaling) -> Form:
     """A new RoPE scaling, read at factor = max(1, length / trained length)."""
     key = name.replace(" ", "_")
-    rope.SCALINGS[key] = scaling
+    NEW[key] = scaling
     return Form(name, {"rope_scaling": f"dynamic_{key}"})
 
 
@@ -49,16 +52,17 @@ def yarn_factor(factor: float, coefficient: float = 0.1) -> float:
 
 
 def judge(name: str, forms: list[Form], argv: list[str]) -> None:
-    """Score the forms on both tasks into results/claims/NAME-TASK.json."""
+    """Score the forms on both tasks into results/claims/TASK.json, which all scripts share."""
     parser = cli.Parser(prog=f"python -m experiments.{name}")
     parser.add_argument("--seeds", type=int, default=3, choices=(1, 2, 3), help="(default: 3)")
     parser.add_argument("--task", choices=TASKS, help="one of the two (default: both)")
     parser.add_argument("--out", default="out", help="where the trained runs are (default: out)")
     given = parser.parse_args(argv)
+    rope.SCALINGS.update(NEW)
     for task in [given.task] if given.task else TASKS:
         run, flags = TASKS[task]
         runs = [f"{given.out}/{run}-{seed}" for seed in SEEDS[: given.seeds]]
-        path = ROOT / f"results/claims/{name}-{task}.json"
+        path = ROOT / f"results/claims/{task}.json"
         args = evaluate.parse([*runs, *flags, f"--json={path}", "--wandb=disabled", "--device=cpu"])
         plans = [replace(evaluate.plan_of(run, args), forms=forms) for run in runs]
         evaluate.evaluate(plans, args)

@@ -13,7 +13,8 @@ from configs import Config
 from model import GPTConfig
 
 ROOT = Path(__file__).parent.parent
-ROOMS = sorted([*ROOT.glob("*.py"), *ROOT.glob("data/*.py"), ROOT / "configs/__init__.py"])
+FOLDERS = [*ROOT.glob("data/*.py"), *ROOT.glob("experiments/*.py"), ROOT / "configs/__init__.py"]
+ROOMS = sorted([*ROOT.glob("*.py"), *FOLDERS])
 BELOW = {  # what a room may know of; everything else is above it or beside it
     "rope": set(),
     "sampling": set(),
@@ -33,6 +34,7 @@ BELOW = {  # what a room may know of; everything else is above it or beside it
     "evaluate": set("checkpoint cli data judge log machine model positions results rope".split()),
     "sample": {"checkpoint", "data", "model", "sampling", "cli", "machine"},
     "run": {"checkpoint", "cli", "configs", "data", "judge", "log", "machine", "model"},
+    "experiments": set("attention checkpoint cli evaluate model positions rope tables".split()),
     "train": {"checkpoint", "cli", "configs", "data", "log", "machine", "run"},
 }
 ENCODINGS = ("learned", "sinusoidal", "rope", "alibi", "nope")

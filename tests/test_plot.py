@@ -198,9 +198,13 @@ def test_a_run_that_cannot_be_condensed_is_named(root, config, metrics, says):
         (
             "README.md",
             "<!-- plot.py rooms -->",
-            "README.md marks a table rooms; there are headline",
+            "<!-- plot.py rooms --> marks no table; there are headline",
         ),
-        ("README.md", "no markers", "README.md must have the lines <!-- plot.py headline -->"),
+        (
+            "README.md",
+            "no markers",
+            "<!-- plot.py headline --> and <!-- /plot.py headline --> must be lines of the page",
+        ),
     ],
 )
 def test_what_is_missing_is_named(root, file, content, message):

@@ -1,0 +1,71 @@
+"""Positions exact within a window W and held beyond it: ReRoPE, and leaky ReRoPE.
+
+The texts give YaRN a local window |m - n| < W. No YaRN has one; these do (J. Su, 2023,
+https://kexue.fm/archives/9708). Scores are made twice, in the plain way and as if every key were
+W + (distance - W) / step away, and chosen by distance: an attention of its own, put into the
+trained model in place of the plain one.
+
+Letters: B batch, T time, H heads, D head_dim, F = D/2 planes.
+"""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+import checkpoint
+import cli
+import rope
+from attention import Attention, Scene
+from evaluate import Form
+from experiments import NONE, YARN, judge
+from model import GPT, GPTConfig
+
+
+class ReRope(nn.Module):
+    """Attention with the weights of another; full forward passes only, no cache."""
+
+    def __init__(self, plain: Attention, window: float, leaky: bool):
+        super().__init__()
+        self.plain, self.window, self.leaky = plain, window, leaky
+
+    def rotated(self, x: Tensor, positions: Tensor) -> Tensor:
+        config = self.plain.config
+        inv_freq, _ = rope.frequencies(config.head_dim, config.rope_theta)
+        return rope.rotate(x, *rope.rotation_table(positions, inv_freq), config.rope_layout)
+
+    def forward(self, x: Tensor, scene: Scene) -> Tensor:
+        c, T = self.plain.config, x.size(1)
+        q, k, v = self.plain.c_attn(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2).chunk(3, 1)
+        at = torch.arange(T)
+        step = max(1.0, T / c.train_len) if self.leaky else math.inf
+        W = min(T, int(self.window * c.train_len))
+        near = self.rotated(q, at) @ self.rotated(k, at).mT  # (B, H, T, T)
+        # Within the second product a key at distance d stands W + (d - W) / step away.
+        far = self.rotated(q, at / step + W * (1 - 1 / step)) @ self.rotated(k, at / step).mT
+        distance = at[:, None] - at
+        scores = scene.scale * torch.where(distance < W, near, far)
+        y = scores.masked_fill(distance < 0, -math.inf).softmax(-1) @ v
+        return self.plain.c_proj(y.transpose(1, 2).flatten(2))
+
+
+def with_window(window: float, leaky: bool):
+    """How to build the model: its window in trained lengths."""
+
+    def build(state: dict, config: GPTConfig) -> GPT:
+        model = checkpoint.build(state, config)
+        for block in model.h:
+            block.attn = ReRope(block.attn, window, leaky)
+        return model
+
+    return build
+
+
+FORMS = [NONE, YARN]
+for window in (0.25, 0.5):
+    for leaky in (False, True):
+        name = f"{'leaky ' * leaky}ReRoPE, W = {window:g} L"
+        FORMS.append(Form(name, {}, with_window(window, leaky)))
+
+if __name__ == "__main__":
+    cli.end(lambda argv: judge("rerope", FORMS, argv))

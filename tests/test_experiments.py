@@ -1,0 +1,109 @@
+"""The scripts behind docs/claims.md: what they put in a model, against formulas written apart."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import experiments
+import rope
+from attention import Scene
+from experiments import bands, exact, precision, rerope, temperature, texts
+from model import GPT, GPTConfig
+
+D, L, S = 32, 128, 4.0
+THETA = 10000.0 ** (-np.arange(0, D, 2) / D)  # (F,)
+
+
+def frequencies(form, factor=S):
+    """What a form of reading turns its planes by: (inv_freq, attention_factor) as NumPy."""
+    name = form.overrides["rope_scaling"].removeprefix("dynamic_")
+    inv_freq, sharp = experiments.NEW[name](D, 10000.0, factor, L)
+    return inv_freq.numpy(), sharp
+
+
+def form(module, label):
+    return next(f for f in module.FORMS if f.label == label)
+
+
+def test_bands_slow_one_side_of_a_border():
+    """The border at one turn is a wavelength of the trained length."""
+    wavelength = 2 * math.pi / THETA
+    slow, sharp = frequencies(form(bands, "slow planes, under 1"))
+    assert np.allclose(slow, np.where(wavelength > L, THETA / S, THETA), rtol=1e-14)
+    assert sharp == 1
+    fast, sharp = frequencies(form(bands, "fast planes, from 1, sharpened"))
+    assert np.allclose(fast, np.where(wavelength > L, THETA, THETA / S), rtol=1e-14)
+    assert sharp == pytest.approx(0.1 * math.log(S) + 1)
+
+
+def test_a_temperature_leaves_the_frequencies_alone():
+    for name in temperature.BASES:
+        base = rope.frequencies(D, 10000.0, name, S, L)[0].numpy()
+        inv_freq, sharp = frequencies(form(temperature, f"{name}, sharpened"))
+        assert np.array_equal(inv_freq, base)
+        assert sharp == pytest.approx(0.1 * math.log(S) + 1)
+    assert frequencies(form(temperature, "yarn at 0.3"))[1] == pytest.approx(0.3 * math.log(S) + 1)
+
+
+def test_the_yarn_of_the_texts_divides_every_angle():
+    example = form(texts, "theta / (0.25 s)")  # 8x with t = 2
+    assert np.allclose(frequencies(example, 8.0)[0], THETA / 2, rtol=1e-14)
+    assert np.allclose(frequencies(example, 2.0)[0], THETA, rtol=1e-14)  # t is at least 1
+
+
+@pytest.mark.parametrize("leaky", [False, True])
+def test_rerope_is_the_sum_over_pairs_at_their_distance(leaky):
+    """Against one complex product a pair of positions, in float64."""
+    torch.manual_seed(0)
+    config = GPTConfig(vocab_size=9, n_layer=1, n_head=2, n_embd=2 * D, block_size=24)
+    state = {"model": GPT(config).state_dict(), "path": "made here"}
+    attention = rerope.with_window(0.5, leaky)(state, config).h[0].attn
+    T, W, step = 60, 12, 60 / 24 if leaky else math.inf
+    x = torch.randn(1, T, 2 * D)
+    q, k, v = attention.plain.c_attn(x).unflatten(-1, (-1, D)).transpose(1, 2).chunk(3, 1)
+    a, b = (torch.complex(y[..., : D // 2], y[..., D // 2 :]).to(torch.cdouble) for y in (q, k))
+    distance = (torch.arange(T)[:, None] - torch.arange(T)).double()
+    seen = torch.where(distance < W, distance, W + (distance - W) / step)
+    turn = torch.polar(torch.ones(T, T, D // 2).double(), seen[..., None] * torch.tensor(THETA))
+    scores = torch.einsum("bhtf,bhsf,tsf->bhts", a, b.conj(), turn).real / math.sqrt(D)
+    weights = scores.masked_fill(distance < 0, -math.inf).softmax(-1).float()
+    wanted = attention.plain.c_proj((weights @ v).transpose(1, 2).flatten(2))
+    found = attention(x, Scene(None, None, 1 / math.sqrt(D), None))
+    assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_rounding_is_that_of_bfloat16_and_nothing_else():
+    config = GPTConfig(vocab_size=9)
+    at = torch.arange(300)
+    exactly = [f(np.arange(300)[:, None] * THETA) for f in (np.cos, np.sin)]
+    cos, _ = precision.Rounded(config, "nothing").table(at, 300)
+    assert np.allclose(cos, exactly[0], atol=1e-7)
+    cos, _ = precision.Rounded(config, "positions").table(at, 300)
+    assert torch.equal(cos[257], cos[256])  # bfloat16 holds whole numbers up to 256
+    assert np.allclose(cos[:256], exactly[0][:256], atol=1e-7)
+    table = precision.Rounded(config, "table").table(at, 300)
+    assert all(torch.equal(t, t.bfloat16().float()) for t in table)
+    assert np.allclose(table[1], exactly[1], atol=2**-8)
+
+
+def test_the_exact_claims_hold():
+    found = exact.measure()
+    below = "rotation less complex product", "rotation less 2 x 2 matrices", "output moved, v as"
+    assert all(value < 1e-5 for name, value in found.items() if name.startswith(below))
+    assert all(v < 1e-5 for name, v in found.items() if name.endswith("float32"))
+    assert found["output moved, v rotated too"] > 1
+
+
+def test_a_script_asks_for_the_runs_of_its_task(tmp_path, monkeypatch):
+    monkeypatch.setattr(rope, "SCALINGS", dict(rope.SCALINGS))
+    monkeypatch.setattr(experiments, "ROOT", tmp_path)
+    asked = []
+    monkeypatch.setattr(experiments.evaluate, "plan_of", lambda path, args: asked.append(path))
+    with pytest.raises(TypeError):  # no plan to go on with: only the names are looked at here
+        experiments.judge("bands", bands.FORMS, ["--seeds=1", "--task=keys", "--out=runs"])
+    assert asked == ["runs/passkey-rope-1337"]
+    assert "slow_planes,_under_1" in rope.SCALINGS
+    with pytest.raises(ValueError, match="invalid choice: 'poems'"):
+        experiments.judge("bands", bands.FORMS, ["--task=poems"])
