@@ -42,7 +42,8 @@ def out_of_memory(error: BaseException) -> bool:
 
 def _lost(error: BaseException) -> bool:
     """Whether it is what torch.distributed says when another process is gone, or silent."""
-    return "gloo" in str(error).lower() or type(error).__name__.startswith("Dist")
+    of_torch = "gloo" in str(error).lower() or type(error).__name__.startswith("Dist")
+    return isinstance(error, RuntimeError) and of_torch
 
 
 def sentence(error: BaseException) -> str:

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch.distributed as dist
 from conftest import fingerprint, losses, merged, rows, run, stop_at
 from forks import ended
 from ranks import PATIENT, agent, torchrun
@@ -196,6 +197,14 @@ def test_an_error_in_the_first_process_alone_while_it_saves_ends_all(
     code, said = launch(agent, "none@0", argv)
     assert (code, codes(folder)) == (1, [cli.CHECKPOINT, cli.LOST])
     assert "error: the folder is gone" in said
+
+
+def test_only_what_torch_says_is_taken_for_a_lost_process():
+    """Row 39: a name in a sentence of ours is not."""
+    torch_says = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
+    assert cli.exit_code(torch_says) == cli.exit_code(dist.DistBackendError("NCCL")) == cli.LOST
+    assert cli.exit_code(ValueError("igloo.txt is no setting")) == cli.USAGE
+    assert cli.exit_code(RuntimeError("something else")) == cli.USAGE
 
 
 def test_a_step_that_two_processes_cannot_share_is_refused(launch, argv, folder):
