@@ -195,6 +195,33 @@ def tables(matched: Scores, windows: Scores, passkey: Scores) -> dict[str, str]:
     }
 
 
+def faults(found: dict[str, Row]) -> str:
+    """What `pytest -m soak tests/faults` found: results/faults.json."""
+    killed, moments = found["crash points of one save"], found["kill at random moments"]
+    flips, points = found["corruption of a checkpoint"], found["resume points, bit-exact"]
+    asked, junk = found["SIGTERM"], found["fuzz"]
+    modes = [name.removesuffix("_points") for name in points if name.endswith("_points")]
+    exact, of = (sum(points[f"{mode}_{what}"] for mode in modes) for what in ("exact", "points"))
+    rows = [
+        ["killed at each system call of a save", f"{killed['lost']} of {killed['points']} lost a "
+         f"run; of a writer in place {killed['lost_in_place']} of {killed['points_in_place']}"],
+        ["kill -9 at random moments of training", f"{moments['kills']} kills, "
+         f"{moments['kills_in_a_save']} of them within a save: {moments['lost']} saves lost, "
+         f"{moments['not_bit_equal']} of {moments['runs_completed']} runs with other weights"],
+        ["bits flipped in a checkpoint, files cut", f"{flips['flips_noticed']} of "
+         f"{flips['flips']} and {flips['cuts_noticed']} of {flips['cuts']} noticed; `torch.load` "
+         f"alone: {flips['flips_noticed_by_torch']} of {flips['flips']} flips"],
+        [f"resumed at every step of {points['steps']}", f"{exact} of {of} bit-exact, in "
+         f"{', '.join(modes)}, AdamW and Muon, dropout on"],
+        ["SIGTERM in training, evaluation, first step", f"{asked['saved']} of {asked['sent']} "
+         f"saved, {asked['resumed_bit_equal']} resumed bit-exact, "
+         f"{asked['seconds_longest']:.1f} s at most"],
+        ["random bytes into every reader", f"{junk['total']:,} inputs in {junk['seconds'] // 60} "
+         f"minutes, {junk['tracebacks']} tracebacks"],
+    ]  # fmt: skip
+    return markdown(["injected", "found"], rows)
+
+
 def markers(page: str, known: Iterable[str], maker: str = "plot.py") -> None:
     """ValueError for a marker of a table that there is not."""
     for name in re.findall(rf"<!-- /?{re.escape(maker)} (.*?) -->", page):
