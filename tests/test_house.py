@@ -35,6 +35,9 @@ BELOW = {  # what a room may know of; everything else is above it or beside it
     "sample": {"checkpoint", "data", "model", "sampling", "cli", "machine"},
     "run": {"checkpoint", "cli", "configs", "data", "judge", "log", "machine", "model"},
     "experiments": set("attention checkpoint cli evaluate model positions rope tables".split()),
+    "turns": set(),
+    "peers": {"model"},
+    "bench": set("cli configs data judge machine model peers rope run train turns".split()),
     "train": {"checkpoint", "cli", "configs", "data", "log", "machine", "run"},
 }
 ENCODINGS = ("learned", "sinusoidal", "rope", "alibi", "nope")

@@ -1,0 +1,114 @@
+"""What bench.py runs beside us: rotations as others write them, and other people's models.
+
+B batch, T time, C channels, D head_dim, F = D/2 planes.
+"""
+
+import importlib.util
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from model import GPT, GPTConfig
+
+
+def complex_rotation(x: Tensor, cis: Tensor) -> Tensor:
+    """Meta's LLaMA: neighbouring channels (..., T, D) as complex numbers, times cis (T, F)."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * cis).flatten(-2).type_as(x)
+
+
+def rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """transformers: x cos + (-b, a) sin, tables (T, D) in the dtype of x (..., T, D)."""
+    a, b = x.chunk(2, -1)
+    return x * cos + torch.cat((-b, a), -1) * sin
+
+
+def half_split(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """As one would write it down: halves (a, b) of x (..., T, D), float32 tables (T, F)."""
+    a, b = x.float().chunk(2, -1)
+    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1).type_as(x)
+
+
+@torch.no_grad()
+def gpt_neox(model: GPT) -> nn.Module:
+    """transformers' GPT-NeoX with the weights of a rope model, for `generate` with its cache."""
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM  # noqa: PLC0415 (not required)
+
+    c = model.config
+    config = GPTNeoXConfig(
+        vocab_size=c.vocab_size,
+        hidden_size=c.n_embd,
+        num_hidden_layers=c.n_layer,
+        num_attention_heads=c.n_head,
+        intermediate_size=4 * c.n_embd,
+        max_position_embeddings=c.block_size,
+        hidden_act="gelu",
+        use_parallel_residual=False,
+        attention_bias=False,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+        rope_parameters={"rope_type": "default", "rope_theta": c.rope_theta}
+        | {"partial_rotary_factor": 1.0},
+    )
+    twin = GPTNeoXForCausalLM(config).eval()
+    for parameter in twin.parameters():
+        parameter.zero_()  # its biases, of which ours has none
+    twin.gpt_neox.embed_in.weight.copy_(model.wte.weight)
+    twin.gpt_neox.final_layer_norm.weight.copy_(model.ln_f.weight)
+    for theirs, ours in zip(twin.gpt_neox.layers, model.h, strict=True):
+        qkv = ours.attn.c_attn.weight.unflatten(0, (3, c.n_head, -1))  # theirs: by head, then kind
+        theirs.attention.query_key_value.weight.copy_(qkv.transpose(0, 1).flatten(0, 2))
+        theirs.attention.dense.weight.copy_(ours.attn.c_proj.weight)
+        theirs.input_layernorm.weight.copy_(ours.ln_1.weight)
+        theirs.post_attention_layernorm.weight.copy_(ours.ln_2.weight)
+        theirs.mlp.dense_h_to_4h.weight.copy_(ours.mlp.c_fc.weight)
+        theirs.mlp.dense_4h_to_h.weight.copy_(ours.mlp.c_proj.weight)
+    return twin
+
+
+def load_nanogpt(folder: str) -> ModuleType:
+    """model.py of a clone of nanoGPT that the user names; none of it is kept here."""
+    path = Path(folder) / "model.py"
+    if not path.is_file():
+        raise ValueError(f"nanogpt is {folder}; it must be a clone of nanoGPT, with a model.py")
+    spec = importlib.util.spec_from_file_location("nanogpt", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["nanogpt"] = module  # where its dataclass looks for itself
+    spec.loader.exec_module(module)
+    return module
+
+
+def nanogpt(folder: str, config: GPTConfig) -> nn.Module:
+    """nanoGPT's own model of this size, as its CPU demo has it: no dropout, no biases."""
+    names = "block_size vocab_size n_layer n_head n_embd".split()
+    module, sizes = load_nanogpt(folder), {name: getattr(config, name) for name in names}
+    with redirect_stdout(sys.stderr):
+        return module.GPT(module.GPTConfig(**sizes, dropout=0.0, bias=False))
+
+
+def nanogpt_step(model: nn.Module, tokens: np.ndarray, size: int) -> Callable[[], None]:
+    """One training step the way of its train.py on a CPU: float32, AdamW, batches of slices."""
+    T = model.config.block_size
+    with redirect_stdout(sys.stderr):
+        optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+
+    def batch() -> list[Tensor]:
+        starts = torch.randint(len(tokens) - T, (size,))
+        pieces = [[tokens[i + o : i + o + T].astype(np.int64) for i in starts] for o in (0, 1)]
+        return [torch.stack([torch.from_numpy(row) for row in rows]) for rows in pieces]
+
+    def step() -> None:
+        _, loss = model(*batch())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
