@@ -187,12 +187,14 @@ class GPT(nn.Module):
         positions = torch.arange(start, length, device=idx.device)
         x = self.position.embed(self.wte(idx), positions, length)
         x = F.dropout(x, self.config.dropout, self.training)
-        scene = self._scene(positions, length, cache, x.dtype)
+        scene = self._scene(positions, length, cache, x)
+        if idx.numel() == 1:
+            x = x.flatten()  # products of a matrix and a vector take half the time
         for block in self.h:
             x = block(x, scene)
         if cache is not None:
             cache.length = length
-        return self.ln_f(x)
+        return self.ln_f(x).view(*idx.shape, -1)
 
     def check_length(self, length: int) -> None:
         """ValueError that names the alternatives, where the encoding cannot place `length`."""
@@ -203,18 +205,23 @@ class GPT(nn.Module):
                 "or take a model with pos 'rope'"
             )
 
-    def _scene(self, positions: Tensor, length: int, cache: KVCache | None, dtype) -> Scene:
+    def _scene(self, positions: Tensor, length: int, cache: KVCache | None, x: Tensor) -> Scene:
         p, mask = self.position, self.position.bias(positions, length)
         if mask is not None or 1 < positions.size(0) < length:
             future = torch.arange(length, device=positions.device) > positions[:, None]  # (T, S)
             mask = ~future if mask is None else mask.masked_fill(future, -math.inf)[None]
         # torch 2.13 misreads a float32 mask beside float64 queries, and CUDA beside half precision.
-        exact = dtype == torch.float64 or positions.is_cuda
+        exact = x.dtype == torch.float64 or positions.is_cuda
         if exact and mask is not None and mask.is_floating_point():
-            mask = mask.to(dtype)
-        table = p.table(positions, length)
+            mask = mask.to(x.dtype)
+        if cache is None:
+            table = p.table(positions, length)
+        else:
+            if cache.length == 0:  # at once for all that will be read, until it is filled anew
+                cache.table = p.table(torch.arange(cache.size, device=positions.device), length)
+            table = [part[cache.length : length] for part in cache.table]
         scale = p.sharpness(length) / math.sqrt(self.config.head_dim)
-        return Scene(lambda x: p.rotate(x, *table), mask, scale, cache)
+        return Scene(x.shape[:2], lambda x: p.rotate(x, *table), mask, scale, cache)
 
     def _slide(self, idx: Tensor) -> Tensor:
         """Every position read with only the last block_size tokens, each window from zero."""
