@@ -1,10 +1,11 @@
-"""How fast, beside others at the same work on the same machine: python bench.py WHAT.
+"""How fast, beside others at the same work on the same machine.
 
-WHAT is train, sample, rope, eval or all. Peers take turns with us in one process, A B A B, so that
-a slow moment of the machine meets both; a ratio is of two turns of one round, theirs / ours in
-seconds, and above 1 we are faster. Medians, with the least and the most of all rounds.
+    python bench.py train|sample|rope|eval|all [--nanogpt CLONE] [--text tinyshakespeare.txt]
 
-Letters: B batch, T time, C channels, H heads, D head_dim, V vocabulary.
+Peers take turns with us in one process, A B A B, so that a slow moment of the machine meets both; a
+ratio is of two turns of one round, theirs / ours in seconds. Medians, with least and most.
+
+Letters: B batch, T time, H heads, D head_dim.
 """
 
 import contextlib
@@ -41,6 +42,8 @@ HERE = Path(__file__).parent
 CHARACTERS = (string.ascii_letters + string.punctuation)[:64] + " "  # 65, as tinyshakespeare has
 LARGE = {"n_layer": 6, "n_head": 6, "n_embd": 192, "block_size": 256, "batch_size": 16}
 SMALL = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch_size": 12}
+COUNT = 1024  # tokens to sample
+ROTATED = ((16, 6, 256, 32), (4, 12, 1024, 64))  # (B, H, T, D) of queries and of keys
 DEPTHS = (256, 1024, 4096, 16384, 65536, 131072)  # where the cost of a token is looked at
 GOAL = 1.91  # nats, validation: where nanoGPT's CPU demo ends after DEMO steps
 DEMO = 2000
@@ -116,7 +119,8 @@ def memory(args, root: str) -> Row:
     if args.nanogpt:
         theirs = (float(child("peak", "--nanogpt", args.nanogpt, root=root)),)
     ratio = tuple(size / ours for size in theirs)
-    return Row("peak memory of three such steps", "MB", (ours,), "nanoGPT", theirs, ratio)
+    work = "peak memory of training, 6 x 6 x 192, batch 16 x 256"
+    return Row(work, "MB", (ours,), "nanoGPT" if theirs else "", theirs, ratio)
 
 
 def child(*argv: str, root: str) -> str:
@@ -124,8 +128,9 @@ def child(*argv: str, root: str) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def peak(args, root: str) -> Iterator[Row]:
-    before, run = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, begin(root, **LARGE)
+def peak(args, root: str) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes on Linux
+    run = begin(root, **LARGE)
     step = partial(train_step, run)
     if args.nanogpt:
         theirs = peers.nanogpt(args.nanogpt, run.config)
@@ -133,7 +138,6 @@ def peak(args, root: str) -> Iterator[Row]:
     for _ in range(3):
         step()
     print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)
-    yield from ()
 
 
 def to_goal(args, root: str) -> list[Row]:
@@ -176,21 +180,21 @@ def byte_pairs(text: str, size: int = 5 * 2**20) -> list[Row]:
     return rows("encoding 5 MB of text, bpe", in_turn({"ours": lambda: encode(text)}, 3))
 
 
-# ---- sampling
+# ---- sampling and evaluation
 
 
 def sample(args, root: str) -> Iterator[Row]:
-    """1,024 tokens one at a time, from a model trained at 256; the weights do not matter."""
+    """One token after another, from a model trained at 256; the weights do not matter."""
     config = begin(root, **LARGE).config.gpt
-    model, prompt, count = GPT(config).eval(), torch.zeros(1, 1, dtype=torch.int64), 1024
-    turns = {"ours": lambda: list(model.generate(prompt, count))}
+    model, prompt = GPT(config).eval(), torch.zeros(1, 1, dtype=torch.int64)
+    turns = {"ours": lambda: list(model.generate(prompt, COUNT))}
     twin = peers.gpt_neox(model)
     mask = torch.ones_like(prompt)
     generate = partial(twin.generate, prompt, attention_mask=mask, do_sample=True, top_k=0)
-    turns["transformers"] = partial(generate, max_new_tokens=count, min_new_tokens=count)
+    turns["transformers"] = partial(generate, max_new_tokens=COUNT, min_new_tokens=COUNT)
     if args.nanogpt:
-        turns["nanoGPT"] = partial(peers.nanogpt(args.nanogpt, config).generate, prompt, count)
-    yield from rows("sampling 1,024 tokens, 6 x 6 x 192", in_turn(turns, 3), "tokens/s", count)
+        turns["nanoGPT"] = partial(peers.nanogpt(args.nanogpt, config).generate, prompt, COUNT)
+    yield from rows(f"sampling {COUNT:,} tokens, 6 x 6 x 192", in_turn(turns, 3), "tokens/s", COUNT)
     for position in DEPTHS:
         yield from rows(f"a token at position {position:,}", at_depth(position), "tokens/s", 1)
 
@@ -213,12 +217,31 @@ def at_depth(position: int, rounds: int = 15) -> Took:
     return in_turn({"ours": step}, rounds)
 
 
+def evaluate(args, root: str) -> Iterator[Row]:
+    """Losses of held-out windows at the trained length, as train.py's evaluations."""
+    run = begin(root, **LARGE)
+    windows = torch.from_numpy(run.data.val[: 64 * 257].astype(np.int64)).view(64, 257)
+    x, y = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
+
+    def ours() -> None:
+        with run.autocast:
+            token_losses(run.model, x, y)
+
+    turns = {"ours": ours}
+    if args.nanogpt:
+        theirs = peers.nanogpt(args.nanogpt, run.config).eval()
+        pieces = list(zip(x.split(16), y.split(16), strict=True))
+        turns["nanoGPT"] = torch.no_grad()(lambda: [theirs(*piece) for piece in pieces])
+    took = in_turn(turns, args.rounds)
+    yield from rows("evaluation, 6 x 6 x 192, 64 x 256", took, "tokens/s", x.numel())
+
+
 # ---- rotation
 
 
 def rotation(args, root: str) -> Iterator[Row]:
     """Queries and keys turned, forward and backward, by everyone's own code."""
-    for shape in ((16, 6, 256, 32), (4, 12, 1024, 64)):
+    for shape in ROTATED:
         cos, sin = rope.rotation_table(torch.arange(shape[2]), rope.frequencies(shape[3])[0])
         for dtype in (torch.float32, torch.bfloat16):
             wide = [torch.cat((part, part), -1).to(dtype) for part in (cos, sin)]
@@ -241,28 +264,6 @@ def both_ways(way: Callable, inputs: tuple, upstream: tuple) -> None:
     torch.autograd.grad([way(x) for x in inputs], inputs, upstream)
 
 
-# ---- evaluation
-
-
-def evaluate(args, root: str) -> Iterator[Row]:
-    """Losses of held-out windows at the trained length, as train.py's evaluations."""
-    run = begin(root, **LARGE)
-    windows = torch.from_numpy(run.data.val[: 64 * 257].astype(np.int64)).view(64, 257)
-    x, y = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
-
-    def ours() -> None:
-        with run.autocast:
-            token_losses(run.model, x, y)
-
-    turns = {"ours": ours}
-    if args.nanogpt:
-        theirs = peers.nanogpt(args.nanogpt, run.config).eval()
-        pieces = list(zip(x.split(16), y.split(16), strict=True))
-        turns["nanoGPT"] = torch.no_grad()(lambda: [theirs(*piece) for piece in pieces])
-    took = in_turn(turns, args.rounds)
-    yield from rows("evaluation, 6 x 6 x 192, 64 x 256", took, "tokens/s", x.numel())
-
-
 # ---- all of it
 
 
@@ -276,7 +277,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--root", help="folder of a dataset `bench` that is there already")
     args = parser.parse_args(argv)
     if args.what == "peak":
-        return next(peak(args, args.root), None)
+        return peak(args, args.root)
     found = []
     print("| work | unit | ours | peer | theirs | ratio |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as root:
