@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
@@ -42,6 +43,14 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     units = torch.cpu.get_capabilities() if device.type == "cpu" else {}
     native = units.get("avx512_bf16") or units.get("amx_bf16")
     return torch.bfloat16 if native else torch.float32
+
+
+def place(ids: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Token ids on the device; a GPU fetches them itself, from pinned memory, while we go on."""
+    tensor = torch.from_numpy(ids)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
 
 
 def commit() -> str | None:

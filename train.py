@@ -27,7 +27,7 @@ import configs
 import data
 from configs import Config
 from log import Log, note, noted
-from machine import Stop, processes
+from machine import Stop, place, processes
 from run import Run, claim_folder, enter_folder, leave_folder, numerics, split_batch, start
 
 USAGE = """python train.py [CONFIG.py] [--key=value | --key value | --switch ...]
@@ -74,7 +74,7 @@ def train_step(run: Run) -> tuple[Tensor, Tensor]:
         micro = run.rank * steps + i
         where = config.block_size, config.seed, run.iter, micro, run.data.every
         x, y = data.batch(run.data.train, size, *where)
-        x, y = (torch.from_numpy(ids).to(run.device) for ids in (x, run.data.targets(y)))
+        x, y = (place(ids, run.device) for ids in (x, run.data.targets(y)))
         torch.manual_seed(dropout_seed(config.seed, run.iter, micro))
         waits = i < steps - 1 and run.world > 1
         with run.forward.no_sync() if waits else nullcontext():
