@@ -13,6 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class Linear(nn.Linear):
+    """nn.Linear that knows a single token (C,): matrix times vector, without the detour over mm."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dim() > 1:
+            return F.linear(x, self.weight, self.bias)
+        return self.weight.mv(x) if self.bias is None else self.bias.addmv(self.weight, x)
+
+
 class KVCache:
     """Keys (as rotated) and values of the tokens read so far: (B, H_kv, size, D) a layer."""
 
@@ -53,8 +62,8 @@ class Attention(nn.Module):
         super().__init__()
         self.config, self.layer = config, layer
         kv = config.kv_heads * config.head_dim
-        self.c_attn = nn.Linear(config.n_embd, config.n_embd + 2 * kv, bias=config.bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.c_attn = Linear(config.n_embd, config.n_embd + 2 * kv, bias=config.bias)
+        self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
         c = self.config

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rope
-from attention import Attention, KVCache, Scene
+from attention import Attention, KVCache, Linear, Scene
 from positions import INIT_STD, POSITIONS, require
 from sampling import check_sampling, sample_token
 
@@ -111,8 +111,8 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.dropout = config.dropout
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
