@@ -10,7 +10,6 @@ Letters: B batch, T time, H heads, D head_dim.
 
 import contextlib
 import json
-import resource
 import shutil
 import string
 import subprocess
@@ -36,7 +35,7 @@ from judge import token_losses
 from machine import commit
 from model import GPT, GPTConfig, KVCache
 from train import train_step
-from turns import Row, Took, cpu, in_turn, limits, line, rows, spread
+from turns import Row, Took, cpu, high_water, in_turn, limits, line, rows, spread
 
 HERE = Path(__file__).parent
 CHARACTERS = (string.ascii_letters + string.punctuation)[:64] + " "  # 65, as tinyshakespeare has
@@ -129,15 +128,14 @@ def child(*argv: str, root: str) -> str:
 
 
 def peak(args, root: str) -> None:
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes on Linux
-    run = begin(root, **LARGE)
+    before, run = high_water(), begin(root, **LARGE)
     step = partial(train_step, run)
     if args.nanogpt:
         theirs = peers.nanogpt(args.nanogpt, run.config)
         step = peers.nanogpt_step(theirs, run.data.train, run.config.batch_size)
     for _ in range(3):
         step()
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000)
+    print(high_water() - before)
 
 
 def to_goal(args, root: str) -> list[Row]:
