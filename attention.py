@@ -50,7 +50,6 @@ class KVCache:
 class Scene:
     """What all layers share in one forward pass."""
 
-    shape: tuple[int, int]  # B, T
     rotate: Callable[[Tensor], Tensor]
     mask: Tensor | None  # added to the scores, or True where a key is seen; None: plain causal
     scale: float
@@ -67,7 +66,8 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
         c = self.config
-        heads = self.c_attn(x).view(*scene.shape, -1, c.head_dim).transpose(1, 2)
+        shape = x.shape[:-1] or (1, 1)  # B, T; a single token comes as a vector
+        heads = self.c_attn(x).view(*shape, -1, c.head_dim).transpose(1, 2)
         qk, v = heads.split((c.n_head + c.kv_heads, c.kv_heads), 1)  # (B, H, T, D)
         q, k = scene.rotate(qk).split((c.n_head, c.kv_heads), 1)
         if scene.cache is not None:

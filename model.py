@@ -187,8 +187,8 @@ class GPT(nn.Module):
         positions = torch.arange(start, length, device=idx.device)
         x = self.position.embed(self.wte(idx), positions, length)
         x = F.dropout(x, self.config.dropout, self.training)
-        scene = self._scene(positions, length, cache, x)
-        if idx.numel() == 1:
+        scene = self._scene(positions, length, cache, x.dtype)
+        if cache is not None and idx.numel() == 1:
             x = x.flatten()  # products of a matrix and a vector take half the time
         for block in self.h:
             x = block(x, scene)
@@ -205,15 +205,15 @@ class GPT(nn.Module):
                 "or take a model with pos 'rope'"
             )
 
-    def _scene(self, positions: Tensor, length: int, cache: KVCache | None, x: Tensor) -> Scene:
+    def _scene(self, positions: Tensor, length: int, cache: KVCache | None, dtype) -> Scene:
         p, mask = self.position, self.position.bias(positions, length)
         if mask is not None or 1 < positions.size(0) < length:
             future = torch.arange(length, device=positions.device) > positions[:, None]  # (T, S)
             mask = ~future if mask is None else mask.masked_fill(future, -math.inf)[None]
         # torch 2.13 misreads a float32 mask beside float64 queries, and CUDA beside half precision.
-        exact = x.dtype == torch.float64 or positions.is_cuda
+        exact = dtype == torch.float64 or positions.is_cuda
         if exact and mask is not None and mask.is_floating_point():
-            mask = mask.to(x.dtype)
+            mask = mask.to(dtype)
         if cache is None:
             table = p.table(positions, length)
         else:
@@ -221,7 +221,7 @@ class GPT(nn.Module):
                 cache.table = p.table(torch.arange(cache.size, device=positions.device), length)
             table = [part[cache.length : length] for part in cache.table]
         scale = p.sharpness(length) / math.sqrt(self.config.head_dim)
-        return Scene(x.shape[:2], lambda x: p.rotate(x, *table), mask, scale, cache)
+        return Scene(lambda x: p.rotate(x, *table), mask, scale, cache)
 
     def _slide(self, idx: Tensor) -> Tensor:
         """Every position read with only the last block_size tokens, each window from zero."""
