@@ -207,9 +207,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str = "half") -> Tensor:
     turning = turning.to(torch.promote_types(x.dtype, torch.float32))
     if layout == "half":
         a, b = turning.chunk(2, -1)  # (..., T, F) each
-        turned = torch.cat(
-            (torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin)), -1
-        )
+        turned = torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
     elif torch.compiler.is_compiling() or not _viewable(turning):
         a, b = turning.unflatten(-1, (-1, 2)).unbind(-1)
         turned = torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
