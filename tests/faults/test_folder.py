@@ -94,7 +94,7 @@ def test_a_folder_in_use_is_refused_until_the_other_is_gone(flags, ended, tmp_pa
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     assert code == cli.BUSY
-    busy = rf"error: {config.folder} is in use by another run(?: \(pid {child}\))?; choose .*\n"
+    busy = rf"error: {config.folder} is in use by another run \(pid {child}\); choose .*\n"
     assert re.fullmatch(busy, said)
     run(flags)
 
