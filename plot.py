@@ -223,7 +223,8 @@ def readme(root: Path) -> tuple[str, list[str]]:
     """README.md as it should be, and the names of the tables that are not."""
     text, found = (root / "README.md").read_text(), []
     made = tables.tables(**load(root))
-    made["faults"] = tables.faults(json.loads((root / "results/faults.json").read_text()))
+    for name, maker in (("faults", tables.faults), ("bench", tables.speed)):
+        made[name] = maker(json.loads((root / f"results/{name}.json").read_text()))
     markers(text, made)
     for name, table in made.items():
         old, text = text, splice(text, name, table)

@@ -13,6 +13,7 @@ ENCODINGS = "learned sinusoidal alibi nope rope".split()  # in the order of the 
 TUNED = [f"finetune-{scaling}" for scaling in "none linear ntk yarn".split()]
 CEILING = "rope-4x"  # trained at 4x from the start: the most that stretching could hope for
 SCALINGS = "none slide interpolate linear ntk ntk_by_parts yarn llama3".split()
+PEERS = ("nanoGPT", "transformers", "LLaMA, complex")
 KEYS = {"run", "seed", "scaling", "factor", "length", "trained", "protocol"}
 Row = dict[str, object]
 
@@ -220,6 +221,26 @@ def faults(found: dict[str, Row]) -> str:
          f"minutes, {junk['tracebacks']} tracebacks"],
     ]  # fmt: skip
     return markdown(["injected", "found"], rows)
+
+
+def speed(found: Row) -> str:
+    """Of results/bench.json: other people's code beside ours, and the machine's own limits."""
+
+    def shown(values: list[float]) -> str:
+        middle, *ends = (f"{v:,.0f}" if abs(v) >= 100 else f"{v:.3g}" for v in values)
+        return middle + (f" ({ends[0]} to {ends[1]})" if ends else "")
+
+    rows = [
+        [r["work"], r["unit"], shown(r["ours"]), r["peer"], shown(r["theirs"]), shown(r["ratio"])]
+        for r in found["rows"]
+        if r["peer"] in PEERS
+    ]
+    limits = [r for r in found["rows"] if r["work"].startswith("limit: ")]
+    most = [f"{r['work'].removeprefix('limit: ')} {shown(r['ours'])} {r['unit']}" for r in limits]
+    return markdown("work,unit,ours,peer,theirs,ratio".split(","), rows) + (
+        f"\n{found['date']}, {found['cpu']}, {found['threads']} threads, torch {found['torch']}; "
+        f"medians, least and most. The machine's own limits: {'; '.join(most)}.\n"
+    )
 
 
 def markers(page: str, known: Iterable[str], maker: str = "plot.py") -> None:

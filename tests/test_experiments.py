@@ -1,5 +1,6 @@
 """The scripts behind docs/claims.md: what they put in a model, against formulas written apart."""
 
+import json
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 import experiments
 import rope
 from attention import Scene
-from experiments import bands, exact, precision, rerope, temperature, texts
+from experiments import bands, exact, page, precision, rerope, temperature, texts
 from model import GPT, GPTConfig
 
 D, L, S = 32, 128, 4.0
@@ -107,3 +108,23 @@ def test_a_script_asks_for_the_runs_of_its_task(tmp_path, monkeypatch):
     assert "slow_planes,_under_1" in rope.SCALINGS
     with pytest.raises(ValueError, match="invalid choice: 'poems'"):
         experiments.judge("bands", bands.FORMS, ["--task=poems"])
+
+
+def test_the_page_is_up_to_date():
+    assert page.main(["--check"]) == 0
+
+
+def test_a_stale_page_is_found(tmp_path, capsys):
+    for name in ("docs", "results"):
+        (tmp_path / name).symlink_to(experiments.ROOT / name)
+    (tmp_path / "docs").unlink()
+    (tmp_path / "docs").mkdir()
+    text = (experiments.ROOT / "docs/claims.md").read_text()
+    numbers = json.loads((experiments.ROOT / "results/claims/exact.json").read_text())
+    first = f"{next(iter(numbers.values())):.2g}"
+    assert first in text
+    (tmp_path / "docs/claims.md").write_text(text.replace(first, "0.5"))
+    assert page.main(["--check"], tmp_path) == 1
+    assert "docs/claims.md not up to date" in capsys.readouterr().err
+    assert page.main([], tmp_path) == 0
+    assert (tmp_path / "docs/claims.md").read_text() == text

@@ -11,7 +11,7 @@ import pytest
 import plot
 import tables
 
-NAMES = ("headline", "room", "prose", "windows", "passkey", "faults")
+NAMES = ("headline", "room", "prose", "windows", "passkey", "faults", "bench")
 FAULTS = {
     "crash points of one save": {"points": 55, "lost": 0, "points_in_place": 19,
                                  "lost_in_place": 14, "seconds": 4.8},
@@ -23,6 +23,16 @@ FAULTS = {
                                  "float16_points": 57, "float16_exact": 56},
     "SIGTERM": {"sent": 20, "saved": 20, "resumed_bit_equal": 20, "seconds_longest": 0.11},
     "fuzz": {"seconds": 600, "total": 213312, "tracebacks": 0},
+}  # fmt: skip
+
+BENCH = {
+    "rows": [
+        {"work": "a step", "unit": "ms", "ours": [395.2, 352, 441], "peer": "nanoGPT",
+         "theirs": [664, 643, 714], "ratio": [1.651, 1.56, 1.94]},
+        {"work": "limit: copy", "unit": "GB/s", "ours": [8.123, 8, 9], "peer": "", "theirs": [],
+         "ratio": []},
+    ],
+    "date": "2026-11-22", "cpu": "some", "threads": 2, "torch": "2.13.0",
 }  # fmt: skip
 
 
@@ -70,7 +80,8 @@ def root(tmp_path):
                  "val/loss_2x": 2.0} for s in (1, 2) for i in (50, 100)]  # fmt: skip
     for name, rows in (("prose", prose), ("passkey", passkey), ("training", training)):
         (tmp_path / f"results/{name}.json").write_text(json.dumps(rows))
-    (tmp_path / "results/faults.json").write_text(json.dumps(FAULTS))
+    for name, found in (("faults", FAULTS), ("bench", BENCH)):
+        (tmp_path / f"results/{name}.json").write_text(json.dumps(found))
     marks = "".join(f"<!-- plot.py {name} -->\n<!-- /plot.py {name} -->\n" for name in NAMES)
     (tmp_path / "README.md").write_text(f"before\n{marks}after\n")
     return tmp_path
@@ -113,6 +124,14 @@ def test_the_figures_of_faults_are_what_was_found():
         assert words in text
 
 
+def test_speed_is_shown_beside_its_peer_and_the_limits_alone():
+    lines = tables.speed(BENCH).splitlines()
+    row = "| a step | ms | 395 (352 to 441) | nanoGPT | 664 (643 to 714) | 1.65 (1.56 to 1.94) |"
+    assert lines[2] == row
+    assert lines[-1].endswith("The machine's own limits: copy 8.12 (8 to 9) GB/s.")
+    assert len(lines) == 5
+
+
 @pytest.mark.parametrize(
     ("harm", "says"),
     [
@@ -133,7 +152,7 @@ def test_what_is_made_is_up_to_date_and_what_changes_is_not(root):
     assert plot.main([], root) == 0
     readme = (root / "README.md").read_text()
     assert readme.startswith("before\n<!-- plot.py headline -->\n| method |")
-    assert readme.endswith("<!-- /plot.py faults -->\nafter\n")
+    assert readme.endswith("<!-- /plot.py bench -->\nafter\n")
     made = {path.name for path in (root / "docs").iterdir()}
     assert made == {f"{n}.{kind}" for n in ("extrapolation", "training") for kind in ("svg", "png")}
     assert plot.main(["--check"], root) == 0  # also: a figure drawn twice has the same bytes
