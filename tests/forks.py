@@ -1,5 +1,6 @@
 """Faults happen to forks of the test's own process: they are warm, so that each costs a moment."""
 
+import json
 import os
 import signal
 import sys
@@ -55,3 +56,8 @@ def command(flags: list[str]) -> None:
     """`python train.py FLAGS`, to the exit code."""
     sys.argv = ["train.py", *flags]
     cli.end(train.main)
+
+
+def status(folder: Path) -> dict:
+    """What status.json says of a run."""
+    return json.loads((folder / "status.json").read_text())

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from conftest import merged
 
 import cli
 import train
@@ -69,3 +70,24 @@ def small_disk(tmp_path) -> Iterator[Path]:
         pytest.skip("needs root, to mount a tmpfs")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture
+def argv(flags, request) -> list[str]:
+    """The small run of a test file's LONG settings."""
+    return merged(flags, *request.module.LONG)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Where that run goes."""
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    """An empty working directory."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    return folder

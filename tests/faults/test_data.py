@@ -142,15 +142,6 @@ def test_data_that_changed_under_a_run_is_refused_and_the_checkpoint_stays(
     assert train.main(argv) == cli.DONE
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    """An empty working directory."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
 def dataset(root: Path) -> Path:
     (root / "text.txt").write_text("a mill by a stream " * 50)
     return prepare.prepare("own", [root / "text.txt"], root=root)

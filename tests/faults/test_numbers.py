@@ -1,13 +1,12 @@
 """Numbers that are none, and memory that is not there: a run ends before it harms what it saved."""
 
-import json
 import resource
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import merged, rows, run
-from forks import command, ended, fork
+from forks import command, ended, fork, status
 
 import checkpoint
 import cli
@@ -17,20 +16,6 @@ import train
 from run import start
 
 LONG = ["--max_iters=12", "--eval_interval=3"]
-
-
-@pytest.fixture
-def argv(flags):
-    return merged(flags, *LONG)
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return tmp_path / "run"
-
-
-def status(folder: Path) -> dict:
-    return json.loads((folder / "status.json").read_text())
 
 
 def stopped(argv: list[str], folder: Path, monkeypatch, harm, capsys) -> tuple[int, str]:

@@ -1,6 +1,5 @@
 """Many processes: one is killed, hangs, breaks or disagrees; the others neither wait nor lose."""
 
-import json
 import socket
 import time
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch.distributed as dist
 from conftest import fingerprint, losses, merged, rows, run, stop_at
-from forks import ended
+from forks import ended, status
 from ranks import PATIENT, agent, torchrun
 
 import checkpoint
@@ -18,16 +17,6 @@ import data.prepare
 LONG = ["--max_iters=12", "--eval_interval=3", "--dropout=0.1", "--gradient_accumulation_steps=2"]
 BOTH = [pytest.param(agent, id="agent"), pytest.param(torchrun, id="torchrun")]
 LOST = "error: another process of this run has ended or hangs; its own error says why"
-
-
-@pytest.fixture
-def argv(flags):
-    return merged(flags, *LONG)
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return tmp_path / "run"
 
 
 @pytest.fixture
@@ -46,10 +35,6 @@ def launch(tmp_path):
 def whole(argv, tmp_path) -> Path:
     """The same run in one process, uninterrupted."""
     return run(argv, folder=tmp_path / "whole")
-
-
-def status(folder: Path) -> dict:
-    return json.loads((folder / "status.json").read_text())
 
 
 def codes(folder: Path) -> list[int]:

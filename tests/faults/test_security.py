@@ -176,15 +176,6 @@ PAYLOADS = {
 }
 
 
-@pytest.fixture
-def here(tmp_path, monkeypatch) -> Path:
-    """An empty working directory."""
-    folder = tmp_path / "here"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
-    return folder
-
-
 @pytest.mark.parametrize("kind", PAYLOADS)
 def test_a_payload_in_a_checkpoint_is_not_run(here, kind):
     """Row 19. The hash is right: it says who wrote the file as little as a lock does."""

@@ -1,6 +1,5 @@
 """Killed and told to stop, at any moment: a run saves, or had saved, and goes on bit for bit."""
 
-import json
 import os
 import random
 import re
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import fingerprint, merged, rows, run, stop_at
-from forks import command, ended, fork
+from forks import command, ended, fork, status
 
 import checkpoint
 import cli
@@ -26,23 +25,9 @@ LONG = ["--max_iters=12", "--eval_interval=3", "--dropout=0.1"]
 
 
 @pytest.fixture
-def argv(flags):
-    return merged(flags, *LONG)
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return tmp_path / "run"
-
-
-@pytest.fixture
 def whole(argv, tmp_path) -> Path:
     """The same run, uninterrupted."""
     return run(argv, folder=tmp_path / "whole")
-
-
-def status(folder: Path) -> dict:
-    return json.loads((folder / "status.json").read_text())
 
 
 def untimed(folder: Path) -> list[dict]:
