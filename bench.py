@@ -274,6 +274,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=9, help="turns of each")
     parser.add_argument("--root", help="folder of a dataset `bench` that is there already")
     args = parser.parse_args(argv)
+    if args.nanogpt:
+        peers.load_nanogpt(args.nanogpt)  # refused now, not after minutes
     if args.what == "peak":
         return peak(args, args.root)
     found = []

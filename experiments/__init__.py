@@ -62,6 +62,9 @@ def judge(name: str, forms: list[Form], argv: list[str]) -> None:
     for task in [given.task] if given.task else TASKS:
         run, flags = TASKS[task]
         runs = [f"{given.out}/{run}-{seed}" for seed in SEEDS[: given.seeds]]
+        if lacking := [run for run in runs if not Path(run).exists()]:
+            raise ValueError(f"{lacking[0]} is missing; ./reproduce.sh trains it, --out names "
+                             "another folder")  # fmt: skip
         path = ROOT / f"results/claims/{task}.json"
         args = evaluate.parse([*runs, *flags, f"--json={path}", "--wandb=disabled", "--device=cpu"])
         plans = [replace(evaluate.plan_of(run, args), forms=forms) for run in runs]

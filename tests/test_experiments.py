@@ -100,11 +100,14 @@ def test_the_exact_claims_hold():
 def test_a_script_asks_for_the_runs_of_its_task(tmp_path, monkeypatch):
     monkeypatch.setattr(rope, "SCALINGS", dict(rope.SCALINGS))
     monkeypatch.setattr(experiments, "ROOT", tmp_path)
-    asked = []
+    asked, started = [], ["--seeds=1", "--task=keys", f"--out={tmp_path}"]
+    with pytest.raises(ValueError, match=r"passkey-rope-1337 is missing; ./reproduce.sh trains"):
+        experiments.judge("bands", bands.FORMS, started)
+    (tmp_path / "passkey-rope-1337").mkdir()
     monkeypatch.setattr(experiments.evaluate, "plan_of", lambda path, args: asked.append(path))
     with pytest.raises(TypeError):  # no plan to go on with: only the names are looked at here
-        experiments.judge("bands", bands.FORMS, ["--seeds=1", "--task=keys", "--out=runs"])
-    assert asked == ["runs/passkey-rope-1337"]
+        experiments.judge("bands", bands.FORMS, started)
+    assert asked == [str(tmp_path / "passkey-rope-1337")]
     assert "slow_planes,_under_1" in rope.SCALINGS
     with pytest.raises(ValueError, match="invalid choice: 'poems'"):
         experiments.judge("bands", bands.FORMS, ["--task=poems"])
