@@ -9,7 +9,7 @@ import cli
 import tables
 from experiments import ROOT, TASKS
 
-SCRIPTS = "bands temperature texts".split()
+SCRIPTS = "bands temperature ranking texts".split()
 MAKER = "experiments"
 HEAD = "read with | prose 2x | 4x | 8x | keys 2x | 4x | 8x".split(" | ")
 
