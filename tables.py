@@ -216,7 +216,7 @@ def faults(found: dict[str, Row]) -> str:
          f"{', '.join(modes)}, AdamW and Muon, dropout on"],
         ["SIGTERM in training, evaluation, first step", f"{asked['saved']} of {asked['sent']} "
          f"saved, {asked['resumed_bit_equal']} resumed bit-exact, "
-         f"{asked['seconds_longest']:.1f} s at most"],
+         f"{asked['seconds_longest']:.2f} s at most"],
         ["random bytes into every reader", f"{junk['total']:,} inputs in {junk['seconds'] // 60} "
          f"minutes, {junk['tracebacks']} tracebacks"],
     ]  # fmt: skip

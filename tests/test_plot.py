@@ -119,7 +119,7 @@ def test_the_figures_of_faults_are_what_was_found():
     text = tables.faults(FAULTS)
     for words in ("| 0 of 55 lost a run; of a writer in place 14 of 19 |", "| 999 of 1000 and 300",
                   "19 of them within a save: 0 saves lost, 0 of 15 runs with other weights |",
-                  "| 113 of 114 bit-exact, in float32, float16,", "0.1 s at most |",
+                  "| 113 of 114 bit-exact, in float32, float16,", "0.11 s at most |",
                   "| 213,312 inputs in 10 minutes, 0 tracebacks |"):  # fmt: skip
         assert words in text
 
