@@ -183,9 +183,9 @@ def adapt(config: GPTConfig, **overrides) -> GPTConfig:
     return config
 
 
-def build(state: dict, config: GPTConfig) -> GPT:
+def build(state: dict, config: GPTConfig, make: type[GPT] = GPT) -> GPT:
     """A model of this config with the weights of a state; CheckpointError where they do not fit."""
-    model = GPT(config)
+    model = make(config)
     if not isinstance(state.get("model"), dict):
         raise CheckpointError(f"{state['path']} holds no weights")
     _check(state["model"], model.state_dict(), state["path"])

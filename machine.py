@@ -102,8 +102,12 @@ class Stop:
 
     def __init__(self):
         self.signal = 0
-        for number in self.EXIT:
-            signal.signal(number, self._ask)
+        self.before = {number: signal.signal(number, self._ask) for number in self.EXIT}
+
+    def release(self) -> None:
+        """What a signal did before, it does again."""
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame) -> None:
         if number == self.signal == signal.SIGINT:

@@ -258,7 +258,7 @@ def restore(run: Run, state: dict) -> None:
     run.row = state.get("row", {})  # the first checkpoints of format 1 lack it
 
 
-def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
+def start(config: Config, rank: int, world: int, local_rank: int, make: type[GPT] = GPT) -> Run:
     """Everything in place for the first step: from nothing, from weights, or from a checkpoint."""
     split_batch(config, world)
     device = pick_device(config.device, local_rank)
@@ -278,7 +278,7 @@ def start(config: Config, rank: int, world: int, local_rank: int) -> Run:
     same = asdict(config) | {f"{split}.bin": sha for split, sha in dataset.fingerprint.items()}
     agree(same | {"data_dir": None, "checkpoint": state and state["sha256"]})
     torch.manual_seed(config.seed)
-    model = checkpoint.build(state, config.gpt) if state else GPT(config.gpt)
+    model = checkpoint.build(state, config.gpt, make) if state else make(config.gpt)
     model.to(device).train()
     forward = torch.compile(model) if config.compile else model
     forward = DistributedDataParallel(forward) if world > 1 else forward

@@ -28,6 +28,7 @@ import data
 from configs import Config
 from log import Log, note, noted
 from machine import Stop, place, processes
+from model import GPT
 from run import Run, claim_folder, enter_folder, leave_folder, numerics, split_batch, start
 
 USAGE = """python train.py [CONFIG.py] [--key=value | --key value | --switch ...]
@@ -199,7 +200,8 @@ def measure(run: Run, losses: list[Tensor], norm: Tensor, seconds: float) -> dic
     }
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], make: type[GPT] = GPT) -> int:
+    """Train as the command line says; `make` is the model, where it is another than GPT."""
     if "--help" in argv or "-h" in argv:
         print(configs.describe(USAGE))
         return cli.DONE
@@ -207,7 +209,7 @@ def main(argv: list[str]) -> int:
     with processes() as (rank, world, local_rank):
         config = restarted(config)
         with claim_folder(config) if rank == 0 else nullcontext():
-            return train(start(config, rank, world, local_rank))
+            return train(start(config, rank, world, local_rank, make))
 
 
 def restarted(config: Config) -> Config:
@@ -243,6 +245,7 @@ def train(run: Run) -> int:
         if log is not None:
             log.close(code)
             leave_folder(run.config, code)
+        stop.release()
     if run.rank == 0:
         print(farewell(run, code), file=sys.stderr)
     return code

@@ -1,31 +1,77 @@
-"""Claims about position encodings: one small script each, on the models of `./reproduce.sh`.
+"""Claims about position encodings: one small script each, on the models of `./reproduce.sh` and on
+models of their own.
 
-A script names ways to read with a trained rope model; `judge` scores each on prose (what it
-harms) and on keys (what it wins), in three seeds, and skips what its results file already holds.
+A script names the models that its claim is about and the ways to read with them; `judge` trains
+those that are missing, scores each on prose (what is harmed) and on keys (what is won), in three
+seeds, and skips what its results file already holds.
 """
 
+import json
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
+import checkpoint
 import cli
 import evaluate
 import rope
+import train
 from evaluate import Form
+from log import noted
+from model import GPT
 
 ROOT = Path(__file__).parent.parent
+RESULTS = "results/claims"
 SEEDS = (1337, 1, 2)
-TASKS = {  # task: run, and what evaluate.py is asked
-    "prose": ("rope", "--lengths=256,512,1024,2048 --window_tokens=2048".split()),
-    "keys": ("passkey-rope", "--lengths=128,256,512,1024 --passkey --keys=100".split()),
+TASKS = {  # task: before the names of its runs, what they are trained with
+    "prose": ("", "configs/rope.py"),
+    "keys": ("passkey-", "configs/passkey/rope.py"),
+}
+ASKED = {  # of evaluate.py
+    "prose": "--lengths=256,512,1024,2048 --window_tokens=2048",
+    "keys": "--lengths=128,256,512,1024 --passkey --keys=100",
 }
 NONE, YARN = Form("none", {"rope_scaling": "none"}), Form("yarn", {"rope_scaling": "dynamic_yarn"})
+AS_TRAINED = Form("none", {})
 
 Scaling = Callable[[int, float, float, int], rope.Scaled]
 NEW: dict[str, Scaling] = {}  # come into rope.SCALINGS when a script runs, not when it is imported
+
+
+class Trained(NamedTuple):
+    """A model that a claim is about, one a task and seed, and the ways to read with it."""
+
+    name: str
+    forms: list[Form]
+    flags: dict[str, str] | None = None  # of train.py, by task; None: ./reproduce.sh trains it
+    make: type[GPT] = GPT
+
+    def folder(self, task: str, seed: int, out: str) -> Path:
+        """The folder of its run, trained now where that has not been done."""
+        before, config = TASKS[task]
+        path = Path(out) / f"{before}{self.name}-{seed}"
+        if self.flags is None and not path.exists():
+            raise ValueError(f"{path} is missing; ./reproduce.sh trains it, --out names another "
+                             "folder")  # fmt: skip
+        if self.flags is None or noted(path).get("state") == "done":
+            return path
+        argv = [str(ROOT / config), f"--name={before}{self.name}", f"--out_dir={path}"]
+        argv += [flag.format(out=out, seed=seed) for flag in self.flags[task].split()]
+        argv += [f"--seed={seed}", "--device=cpu", "--wandb=disabled"]
+        code = train.main(argv + ["--resume"] * checkpoint.exists(path), self.make)
+        if code != cli.DONE:
+            raise SystemExit(code)  # stopped by a signal, and said so
+        return path
+
+
+def like_rope(name: str, forms: list[Form], flags: str, make: type[GPT] = GPT) -> Trained:
+    """The rope models of both tasks, with other settings."""
+    return Trained(name, forms, dict.fromkeys(TASKS, flags), make)
 
 
 def dynamic(name: str, scaling: Scaling) -> Form:
@@ -51,21 +97,41 @@ def yarn_factor(factor: float, coefficient: float = 0.1) -> float:
     return coefficient * math.log(factor) + 1
 
 
-def judge(name: str, forms: list[Form], argv: list[str]) -> None:
-    """Score the forms on both tasks into results/claims/TASK.json, which all scripts share."""
+def parse(name: str, argv: list[str]):
     parser = cli.Parser(prog=f"python -m experiments.{name}")
     parser.add_argument("--seeds", type=int, default=3, choices=(1, 2, 3), help="(default: 3)")
     parser.add_argument("--task", choices=TASKS, help="one of the two (default: both)")
     parser.add_argument("--out", default="out", help="where the trained runs are (default: out)")
-    given = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+def plans(models: list[Trained], task: str, given) -> tuple[list[evaluate.Plan], object]:
+    """What evaluate.py is to measure of the models that a task has; trains what is missing."""
+    path = ROOT / RESULTS / f"{task}.json"
+    flags = [*ASKED[task].split(), f"--json={path}", "--wandb=disabled", "--device=cpu"]
+    args, found = evaluate.parse(["RUN", *flags]), []
+    for model in models:
+        if model.flags is not None and task not in model.flags:
+            continue
+        forms = model.forms
+        if model.make is not GPT:
+            build = partial(checkpoint.build, make=model.make)
+            forms = [replace(form, build=build) for form in forms]
+        runs = [model.folder(task, seed, given.out) for seed in SEEDS[: given.seeds]]
+        found += [replace(evaluate.plan_of(str(run), args), forms=forms) for run in runs]
+    return found, args
+
+
+def judge(name: str, models: list[Trained], argv: list[str]) -> None:
+    """Score the models on both tasks into results/claims/TASK.json, which all scripts share."""
+    given = parse(name, argv)
     rope.SCALINGS.update(NEW)
     for task in [given.task] if given.task else TASKS:
-        run, flags = TASKS[task]
-        runs = [f"{given.out}/{run}-{seed}" for seed in SEEDS[: given.seeds]]
-        if lacking := [run for run in runs if not Path(run).exists()]:
-            raise ValueError(f"{lacking[0]} is missing; ./reproduce.sh trains it, --out names "
-                             "another folder")  # fmt: skip
-        path = ROOT / f"results/claims/{task}.json"
-        args = evaluate.parse([*runs, *flags, f"--json={path}", "--wandb=disabled", "--device=cpu"])
-        plans = [replace(evaluate.plan_of(run, args), forms=forms) for run in runs]
-        evaluate.evaluate(plans, args)
+        evaluate.evaluate(*plans(models, task, given))
+
+
+def record(name: str, found: dict) -> None:
+    """What a script measured by itself: results/claims/NAME.json."""
+    path = ROOT / RESULTS / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(found, indent=1) + "\n")

@@ -8,7 +8,7 @@ import torch
 
 import cli
 import rope
-from experiments import NONE, YARN, by_turns, dynamic, judge, known, yarn_factor
+from experiments import NONE, YARN, Trained, by_turns, dynamic, judge, known, yarn_factor
 
 BORDERS = (0.5, 1, 2, 4, 8)
 
@@ -35,5 +35,7 @@ FORMS = [
     YARN,
 ]
 
+MODELS = [Trained("rope", FORMS)]
+
 if __name__ == "__main__":
-    cli.end(lambda argv: judge("bands", FORMS, argv))
+    cli.end(lambda argv: judge("bands", MODELS, argv))

@@ -3,7 +3,6 @@
 Letters: T time, D head_dim, F = D/2 planes.
 """
 
-import json
 import math
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 
 import cli
 import rope
-from experiments import ROOT
+from experiments import record
 
 D, T = 64, 512
 OFFSETS = (1_000, 100_000, 1_000_000)
@@ -86,9 +85,7 @@ def measure() -> dict[str, float]:
 def main(argv: list[str]) -> None:
     cli.Parser(prog="python -m experiments.exact", description=__doc__).parse_args(argv)
     found = {name: float(f"{value:.3g}") for name, value in measure().items()}
-    path = ROOT / "results/claims/exact.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    record("exact", found)
     print("\n".join(f"{name:<45}{value:.2g}" for name, value in found.items()))
 
 

@@ -1,4 +1,4 @@
-"""The tables of docs/claims.md, from results/claims/*.json: `python -m experiments.page`."""
+"""The tables of docs/claims.md, from results/: `python -m experiments.page`."""
 
 import json
 import sys
@@ -7,41 +7,75 @@ from pathlib import Path
 
 import cli
 import tables
-from experiments import ROOT, TASKS
+from experiments import RESULTS, ROOT, TASKS
+from tables import Method, Scores, harm, markdown, spread
 
 SCRIPTS = "bands temperature ranking texts".split()
 MAKER = "experiments"
-HEAD = "read with | prose 2x | 4x | 8x | keys 2x | 4x | 8x".split(" | ")
+RATIOS = (2, 4, 8)
+BEYOND = [  # of reproduce.sh: absolute positions past their end, and position interpolation
+    *(Method("learned", way) for way in ("none", "slide", "interpolate")),
+    *(Method("sinusoidal", way) for way in ("none", "interpolate")),
+    Method("rope"),
+    Method("rope", "linear", 4.0),
+    Method("finetune-linear", "linear"),
+]
+
+
+def row(method: Method, prose: Scores, keys: Scores, own: bool) -> list[str]:
+    """Harm on prose and keys named, by length; with `own` also both at the trained length."""
+    text = [harm(prose.at(method, n * prose.trained)) for n in RATIOS]
+    named = [spread(keys.at(method, n * keys.trained), "accuracy", ".2f") for n in RATIOS]
+    if own:
+        text.insert(0, spread(prose.at(method, prose.trained), "loss", ".3f"))
+        named.insert(0, spread(keys.at(method, keys.trained), "accuracy", ".2f"))
+    return text + named
+
+
+def table(shown: dict[str, Method], prose: Scores, keys: Scores, own: bool) -> str:
+    """A line a method, under the name it is shown by."""
+    lengths = ["1x"] * own + [f"{n}x" for n in RATIOS]
+    head = [f"{task} {n}" if n == lengths[0] else n for task in TASKS for n in lengths]
+    rows = [[name, *row(method, prose, keys, own)] for name, method in shown.items()]
+    counts = f"prose: seeds {prose.seeds(*shown.values())}, keys: {keys.seeds(*shown.values())}"
+    return markdown(["read with", *head], rows) + f"\n{counts}.\n"
 
 
 def scored(script: str, root: Path) -> str:
-    """Harm on prose and keys named, a row a form, in the order of the script."""
-    found = {task: tables.read(root / f"results/claims/{task}.json") for task in TASKS}
-    prose = tables.Scores(found["prose"], "matched")
-    keys = tables.Scores(found["keys"], "passkey")
-    rows = []
-    for form in import_module(f"experiments.{script}").FORMS:
-        method = tables.Method("rope", form.label)
-        cells = [tables.harm(prose.at(method, n * prose.trained)) for n in (2, 4, 8)]
-        at = [keys.at(method, n * keys.trained) for n in (2, 4, 8)]
-        rows.append([form.label, *cells, *(tables.spread(r, "accuracy", ".2f") for r in at)])
-    seeds = f"prose: seeds {prose.seeds()}, keys: {keys.seeds()}"
-    return tables.markdown(HEAD, rows) + f"\n{seeds}.\n"
+    """What a script has scored, in its order; also at 1x where it has several models."""
+    found = [tables.read(root / RESULTS / f"{task}.json") for task in TASKS]
+    models = import_module(f"experiments.{script}").MODELS
+    shown = {}
+    for model in models:
+        for form in model.forms:
+            name = form.label if len(models) == 1 else model.name
+            name += f", {form.label}" * (len(model.forms) > 1 < len(models))
+            shown[name] = Method(model.name, form.label, form.overrides.get("rope_factor"))
+    own = len(models) > 1
+    return table(shown, Scores(found[0], "matched"), Scores(found[1], "passkey"), own)
+
+
+def beyond(root: Path) -> str:
+    """The README's results, of what does not turn."""
+    found = tables.load(root)
+    shown = {str(method).replace("`", ""): method for method in BEYOND}
+    return table(shown, found["matched"], found["passkey"], True)
 
 
 def exact(root: Path) -> str:
-    found = json.loads((root / "results/claims/exact.json").read_text())
+    found = json.loads((root / RESULTS / "exact.json").read_text())
     rows = [[name, f"{value:.2g}"] for name, value in found.items()]
-    return tables.markdown(["largest difference", "measured"], rows)
+    return markdown(["largest difference", "measured"], rows)
 
 
 def page(root: Path) -> str:
     """docs/claims.md as it should be."""
-    made = {name: scored(name, root) for name in SCRIPTS} | {"exact": exact(root)}
+    made = {name: scored(name, root) for name in SCRIPTS}
+    made |= {"exact": exact(root), "beyond": beyond(root)}
     text = (root / "docs/claims.md").read_text()
     tables.markers(text, made, MAKER)
-    for name, table in made.items():
-        text = tables.splice(text, name, table, MAKER)
+    for name, content in made.items():
+        text = tables.splice(text, name, content, MAKER)
     return text
 
 

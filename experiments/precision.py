@@ -6,7 +6,7 @@ from torch import Tensor
 import checkpoint
 import cli
 from evaluate import Form
-from experiments import NONE, judge
+from experiments import NONE, Trained, judge
 from model import GPT, GPTConfig
 from positions import Rope
 
@@ -49,5 +49,7 @@ def with_rounding(place: str):
 
 FORMS = [NONE, *(Form(f"bfloat16 {place}", {}, with_rounding(place)) for place in PLACES)]
 
+MODELS = [Trained("rope", FORMS)]
+
 if __name__ == "__main__":
-    cli.end(lambda argv: judge("precision", FORMS, argv))
+    cli.end(lambda argv: judge("precision", MODELS, argv))

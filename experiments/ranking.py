@@ -1,7 +1,7 @@
 """All scalings beside one another, zero-shot, and what YaRN's ramp and its two ends decide."""
 
 import cli
-from experiments import NONE, YARN, judge, known
+from experiments import NONE, YARN, Trained, judge, known
 
 FORMS = [NONE, *(known(name) for name in "linear ntk ntk_by_parts llama3".split()), YARN]
 for fast in (4.0, 8.0, 16.0):
@@ -13,5 +13,7 @@ for fast in (4.0, 8.0, 16.0):
 FORMS += [known("yarn", ramp="rotations")]
 FORMS += [known("yarn", beta_fast=4.0, beta_slow=slow) for slow in (0.5, 2.0)]
 
+MODELS = [Trained("rope", FORMS)]
+
 if __name__ == "__main__":
-    cli.end(lambda argv: judge("ranking", FORMS, argv))
+    cli.end(lambda argv: judge("ranking", MODELS, argv))

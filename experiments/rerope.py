@@ -18,7 +18,7 @@ import cli
 import rope
 from attention import Attention, Scene
 from evaluate import Form
-from experiments import NONE, YARN, judge
+from experiments import NONE, YARN, Trained, judge
 from model import GPT, GPTConfig
 
 
@@ -67,5 +67,7 @@ for window in (0.25, 0.5):
         name = f"{'leaky ' * leaky}ReRoPE, W = {window:g} L"
         FORMS.append(Form(name, {}, with_window(window, leaky)))
 
+MODELS = [Trained("rope", FORMS)]
+
 if __name__ == "__main__":
-    cli.end(lambda argv: judge("rerope", FORMS, argv))
+    cli.end(lambda argv: judge("rerope", MODELS, argv))

@@ -2,7 +2,7 @@
 
 import cli
 import rope
-from experiments import NONE, YARN, dynamic, judge, known, yarn_factor
+from experiments import NONE, YARN, Trained, dynamic, judge, known, yarn_factor
 
 BASES = "none linear ntk ntk_by_parts".split()
 COEFFICIENTS = (0.05, 0.15, 0.2, 0.3)  # 0.1 is YaRN itself
@@ -23,5 +23,7 @@ FORMS += [dynamic(f"{name}, sharpened", sharpened(name)) for name in BASES]
 FORMS += [known("yarn", attention_factor=1.0), YARN]
 FORMS += [dynamic(f"yarn at {c}", sharpened("yarn", c)) for c in COEFFICIENTS]
 
+MODELS = [Trained("rope", FORMS)]
+
 if __name__ == "__main__":
-    cli.end(lambda argv: judge("temperature", FORMS, argv))
+    cli.end(lambda argv: judge("temperature", MODELS, argv))

@@ -2,7 +2,7 @@
 
 import cli
 import rope
-from experiments import NONE, YARN, dynamic, judge, known
+from experiments import NONE, YARN, Trained, dynamic, judge, known
 
 COEFFICIENTS = (0.1, 0.25, 0.3)  # 0.25 is their example: 8x with t = 2
 
@@ -18,5 +18,7 @@ def divided(coefficient: float):
 FORMS = [NONE, *(dynamic(f"theta / ({c} s)", divided(c)) for c in COEFFICIENTS)]
 FORMS += [known("linear"), YARN]
 
+MODELS = [Trained("rope", FORMS)]
+
 if __name__ == "__main__":
-    cli.end(lambda argv: judge("texts", FORMS, argv))
+    cli.end(lambda argv: judge("texts", MODELS, argv))

@@ -2,15 +2,29 @@
 
 import json
 import math
+import signal
 
 import numpy as np
 import pytest
 import torch
+from conftest import SMALL, losses
 
 import experiments
 import rope
 from attention import Scene
-from experiments import bands, exact, page, precision, rerope, temperature, texts
+from experiments import (
+    Trained,
+    amplitude,
+    bands,
+    exact,
+    finetune,
+    linear,
+    page,
+    precision,
+    rerope,
+    temperature,
+    texts,
+)
 from model import GPT, GPTConfig
 
 D, L, S = 32, 128, 4.0
@@ -97,20 +111,85 @@ def test_the_exact_claims_hold():
     assert found["output moved, v rotated too"] > 1
 
 
+@pytest.mark.parametrize("pos", ["none", "rope"])
+def test_linear_attention_is_the_sum_of_the_paper(pos):
+    """RoFormer's eq. 19, a pair of positions at a time in float64; the running sums agree."""
+    torch.manual_seed(0)
+    T = 2 * linear.CHUNK + 7
+    config = GPTConfig(vocab_size=9, n_layer=1, n_head=2, n_embd=2 * D, block_size=T, pos=pos)
+    model = linear.LinearGPT(config)
+    seen = []
+    model.h[0].attn.register_forward_hook(lambda attn, given, y: seen.append((*given, y)))
+    model(torch.randint(9, (1, T)))
+    attn, (x, scene, y) = model.h[0].attn, seen[0]
+    heads = attn.c_attn(x).double().unflatten(-1, (-1, D)).transpose(1, 2)
+    q, k, v = heads.chunk(3, 1)
+    q, k = (torch.where(z > 0, z + 1, z.exp()) for z in (q, k))
+    distance = (torch.arange(T)[:, None] - torch.arange(T)).double() * (pos == "rope")
+    turn = torch.polar(torch.ones(T, T, D // 2).double(), distance[..., None] * torch.tensor(THETA))
+    a, b = (torch.complex(z[..., : D // 2], z[..., D // 2 :]) for z in (q, k))
+    above = torch.einsum("bhtf,bhsf,tsf->bhts", a, b.conj(), turn).real.tril()
+    wanted = (above @ v) / (q @ k.mT).tril().sum(-1, keepdim=True)
+    projected = (wanted.transpose(1, 2).flatten(2) @ attn.c_proj.weight.double().T).float()
+    assert torch.allclose(y, projected, atol=1e-6)
+    running = linear.running(*attn.features(x), scene.rotate)
+    assert torch.allclose(running, wanted.float(), atol=1e-5)
+
+
+def test_loud_sinusoids_are_those_of_the_paper():
+    config = GPTConfig(vocab_size=9, pos="sinusoidal")
+    angles = np.arange(40)[:, None] * 10000.0 ** (-np.arange(0, 128, 2) / 128)
+    waves = np.stack((np.sin(angles), np.cos(angles)), -1).reshape(40, 128)
+    x = torch.randn(2, 40, 128)
+    loud = amplitude.Loud(config).embed(x, torch.arange(40), 40)
+    assert np.allclose((loud - x).numpy(), waves, atol=1e-5)
+
+
+def test_every_model_that_is_tuned_is_a_config_of_train_py(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(experiments.train, "main", lambda argv, make: asked.append(argv) or 0)
+    for model in finetune.MODELS[1:]:
+        for task in model.flags:
+            model.folder(task, 1, str(tmp_path / "o u t"))
+    configs = [experiments.train.configs.load(argv) for argv in asked]
+    assert len({config.folder for config in configs}) == len(configs) == 36
+    assert {config.block_size / config.train_len for config in configs} == {4}
+    assert {config.tokens_per_step for config in configs} == {1024}
+    assert str(tmp_path / "o u t/passkey-rope-1") in {config.init_from for config in configs}
+
+
+def test_a_model_that_is_missing_is_trained_once_and_gone_on_with(tmp_path, corpus, monkeypatch):
+    small = f"--data_dir={corpus} {' '.join(SMALL[:-1])}"
+    model = Trained("tiny", [], {"prose": small}, linear.LinearGPT)
+    before = signal.getsignal(signal.SIGINT)
+    folder = model.folder("prose", 1, str(tmp_path))
+    assert signal.getsignal(signal.SIGINT) == before
+    assert folder == tmp_path / "tiny-1"
+    assert len(losses(folder)) == 6
+    monkeypatch.setattr(experiments.train, "main", lambda argv, make: asked.append(argv) or 143)
+    asked = []
+    assert model.folder("prose", 1, str(tmp_path)) == folder
+    assert not asked
+    (folder / "status.json").unlink()  # as if it had been killed
+    with pytest.raises(SystemExit, match="143"):
+        model.folder("prose", 1, str(tmp_path))
+    assert asked[0][-1] == "--resume"
+
+
 def test_a_script_asks_for_the_runs_of_its_task(tmp_path, monkeypatch):
     monkeypatch.setattr(rope, "SCALINGS", dict(rope.SCALINGS))
     monkeypatch.setattr(experiments, "ROOT", tmp_path)
     asked, started = [], ["--seeds=1", "--task=keys", f"--out={tmp_path}"]
     with pytest.raises(ValueError, match=r"passkey-rope-1337 is missing; ./reproduce.sh trains"):
-        experiments.judge("bands", bands.FORMS, started)
+        experiments.judge("bands", bands.MODELS, started)
     (tmp_path / "passkey-rope-1337").mkdir()
     monkeypatch.setattr(experiments.evaluate, "plan_of", lambda path, args: asked.append(path))
     with pytest.raises(TypeError):  # no plan to go on with: only the names are looked at here
-        experiments.judge("bands", bands.FORMS, started)
+        experiments.judge("bands", bands.MODELS, started)
     assert asked == [str(tmp_path / "passkey-rope-1337")]
     assert "slow_planes,_under_1" in rope.SCALINGS
     with pytest.raises(ValueError, match="invalid choice: 'poems'"):
-        experiments.judge("bands", bands.FORMS, ["--task=poems"])
+        experiments.judge("bands", bands.MODELS, ["--task=poems"])
 
 
 def test_the_page_is_up_to_date():

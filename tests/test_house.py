@@ -34,11 +34,12 @@ BELOW = {  # what a room may know of; everything else is above it or beside it
     "evaluate": set("checkpoint cli data judge log machine model positions results rope".split()),
     "sample": {"checkpoint", "data", "model", "sampling", "cli", "machine"},
     "run": {"checkpoint", "cli", "configs", "data", "judge", "log", "machine", "model"},
-    "experiments": set("attention checkpoint cli evaluate model positions rope tables".split()),
+    "experiments": {"attention", "checkpoint", "cli", "data", "evaluate", "log", "model"}
+    | {"plot", "positions", "rope", "tables", "train"},
     "turns": set(),
     "peers": {"model"},
     "bench": set("cli configs data judge machine model peers rope run train turns".split()),
-    "train": {"checkpoint", "cli", "configs", "data", "log", "machine", "run"},
+    "train": {"checkpoint", "cli", "configs", "data", "log", "machine", "model", "run"},
 }
 ENCODINGS = ("learned", "sinusoidal", "rope", "alibi", "nope")
 

@@ -1,0 +1,36 @@
+"""Sinusoids at the tokens' own amplitude and at 35 times that, beside other encodings.
+
+The paper's table has unit amplitude (arXiv:1706.03762); tokens start at 0.02.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+import cli
+from experiments import AS_TRAINED, NONE, Trained, judge, like_rope
+from positions import INIT_STD, POSITIONS, Sinusoidal
+
+NAME = "sinusoidal-35x"
+
+
+class Loud(Sinusoidal):
+    """The sinusoids of the paper, at an amplitude of 1."""
+
+    def embed(self, x: Tensor, positions: Tensor, length: int) -> Tensor:
+        quiet = super().embed(torch.zeros_like(x), positions, length)
+        return x + quiet / (INIT_STD * math.sqrt(2))
+
+
+MODELS = [Trained(name, [AS_TRAINED]) for name in ("nope", "learned", "sinusoidal")]
+MODELS += [like_rope(NAME, [AS_TRAINED], f"--pos={NAME}"), Trained("rope", [NONE])]
+
+
+def main(argv: list[str]) -> None:
+    POSITIONS[NAME] = Loud
+    judge("amplitude", MODELS, argv)
+
+
+if __name__ == "__main__":
+    cli.end(main)

@@ -1,0 +1,12 @@
+"""One key head for all query heads (arXiv:1911.02150): do the verdicts on planes stay?"""
+
+import cli
+from experiments import NONE, YARN, Trained, bands, judge, known, like_rope
+
+PLANES = {"slow planes, under 1", "fast planes, from 1"}
+FORMS = [NONE, *(known(name) for name in "linear ntk llama3".split()), YARN]
+FORMS += [form for form in bands.FORMS if form.label in PLANES]
+MODELS = [Trained("rope", FORMS), like_rope("gqa", FORMS, "--n_kv_head=1")]
+
+if __name__ == "__main__":
+    cli.end(lambda argv: judge("heads", MODELS, argv))
