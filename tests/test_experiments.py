@@ -5,6 +5,7 @@ import math
 import signal
 
 import numpy as np
+import oracles_hf as twins
 import pytest
 import torch
 from conftest import SMALL, losses
@@ -16,6 +17,7 @@ from experiments import (
     Trained,
     amplitude,
     bands,
+    cache,
     exact,
     finetune,
     linear,
@@ -134,6 +136,33 @@ def test_linear_attention_is_the_sum_of_the_paper(pos):
     assert torch.allclose(y, projected, atol=1e-6)
     running = linear.running(*attn.features(x), scene.rotate)
     assert torch.allclose(running, wanted.float(), atol=1e-5)
+
+
+def test_a_cache_of_rotated_keys_is_that_of_transformers():
+    """GPT-NeoX with dynamic NTK and its own cache, a token at a time, to 4x its length."""
+    model = twins.tiny(pos="rope", rope_scaling="dynamic_ntk", n_embd=128, block_size=16)
+    theirs = twins.gpt_neox(model, rope_type="dynamic", factor=1.0)
+    idx, held, found = twins.tokens(64, batch=2), None, []
+    with torch.no_grad():
+        for n in range(64):
+            out = theirs(idx[:, n : n + 1], past_key_values=held, use_cache=True)
+            held = out.past_key_values
+            found.append(out.logits[:, 0])
+        ours = list(cache.stepwise(model, idx, on_read=False))
+        fresh = model(idx)[:, -1]
+    assert torch.allclose(torch.stack(ours), torch.stack(found), atol=1e-4)
+    assert not torch.allclose(ours[-1], fresh, atol=0.1)
+
+
+@torch.no_grad()
+def test_rotation_on_read_is_exact_in_the_first_layer_alone():
+    idx, far = twins.tokens(32, batch=2), {}
+    for layers in (1, 2):
+        model = twins.tiny(pos="rope", rope_scaling="dynamic_yarn", n_embd=128, n_layer=layers)
+        read = cache.logits(model, idx, [9, 32], "rotated on read")
+        far[layers] = (read - cache.logits(model, idx, [9, 32], "forward pass")).abs().max()
+    assert far[1] < 1e-5
+    assert far[2] > 1e-3
 
 
 def test_loud_sinusoids_are_those_of_the_paper():

@@ -1,0 +1,109 @@
+"""Dynamic scaling along a generation: keys cached as they were rotated, or rotated on each read.
+
+The factor grows with every token past the trained length. A cache of rotated keys keeps those of
+older factors (what transformers does); one of plain keys rotates all of them anew each time it is
+read. Neither is what a forward pass at that length gives, since all layers but the first computed
+their keys from states that saw an older factor. Texts are read a token at a time, as if written.
+
+Letters: B texts, T time, H heads, D head_dim.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import checkpoint
+import cli
+import data
+from data import passkey
+from data.tokenizer import from_meta
+from experiments import SEEDS, TASKS, parse, record
+from model import GPT
+
+SCALINGS = ("dynamic_yarn", "dynamic_ntk")
+WAYS = ("forward pass", "rotated on read", "rotated on write")
+TEXTS, KEYS = 8, 50
+EVERY = 16  # losses are compared at every 16th token past the trained length
+SEED = 2026  # of the keys
+
+
+def stepwise(model: GPT, idx: Tensor, on_read: bool) -> Iterator[Tensor]:
+    """Logits (B, V) after each token of idx (B, T), with a cache of plain or of rotated keys."""
+    c, p, T = model.config, model.position, idx.size(1)
+    caches = [torch.zeros(2, idx.size(0), c.n_head, T, c.head_dim) for _ in model.h]
+    for length in range(1, T + 1):
+        x = model.wte(idx[:, length - 1 : length])
+        table = p.table(torch.arange(length), length)
+        now = [part[-1:] for part in table]
+        for block, (keys, values) in zip(model.h, caches, strict=True):
+            heads = block.attn.c_attn(block.ln_1(x)).unflatten(-1, (-1, c.head_dim))
+            q, k, v = heads.transpose(1, 2).chunk(3, 1)
+            keys[:, :, length - 1 : length] = k if on_read else p.rotate(k, *now)
+            values[:, :, length - 1 : length] = v
+            seen = keys[:, :, :length]
+            seen = p.rotate(seen, *table) if on_read else seen
+            scale = p.sharpness(length) / c.head_dim**0.5
+            q = p.rotate(q, *now)
+            y = F.scaled_dot_product_attention(q, seen, values[:, :, :length], scale=scale)
+            x = x + block.attn.c_proj(y.transpose(1, 2).flatten(2))
+            x = x + block.mlp(block.ln_2(x))
+        yield model.logits(model.ln_f(x))[:, 0]
+
+
+def logits(model: GPT, idx: Tensor, at: list[int], way: str) -> Tensor:
+    """(B, len(at), V): what follows the first n tokens, for each n of `at`."""
+    if way == "forward pass":
+        return torch.stack([model(idx[:, :n])[:, -1] for n in at], 1)
+    steps = stepwise(model, idx[:, : at[-1]], on_read=way == "rotated on read")
+    return torch.stack([step for n, step in enumerate(steps, 1) if n in set(at)], 1)
+
+
+def prose(model: GPT, state: dict, way: str) -> list[float]:
+    """Mean loss from 1x to 2x, 2x to 3x and 3x to 4x the trained length, of held-out text."""
+    dataset, L = data.load(state["run"]["dataset"]), model.config.train_len
+    starts = data.spans(dataset.documents("val"), 4 * L, TEXTS)
+    idx = torch.from_numpy(dataset.val[starts[:, None] + np.arange(4 * L)].astype("int64"))
+    at = list(range(L + EVERY, 4 * L, EVERY))
+    losses = F.cross_entropy(
+        logits(model, idx, at, way).transpose(1, 2), idx[:, at], reduction="none"
+    )
+    return [part.mean().item() for part in losses.mean(0).tensor_split(3)]
+
+
+def keys(model: GPT, state: dict, way: str) -> list[float]:
+    """Share of keys named at 2x and at 4x the trained length."""
+    tokenizer, found = from_meta(state["tokenizer"]), []
+    for length in (2 * model.config.train_len, 4 * model.config.train_len):
+        asked = passkey.questions(length, KEYS, SEED)
+        idx, answers = (
+            torch.tensor([list(tokenizer.encode(text)) for text in texts])
+            for texts in zip(*[(q.text, q.answer) for q in asked], strict=True)
+        )
+        at = list(range(length - answers.size(1) + 1, length + 1))
+        right = logits(model, idx, at, way).argmax(-1) == answers
+        found.append(right.all(1).float().mean().item())
+    return found
+
+
+@torch.no_grad()
+def main(argv: list[str]) -> None:
+    given, found = parse("cache", argv), {}
+    for task in [given.task] if given.task else TASKS:
+        score = {"prose": prose, "keys": keys}[task]
+        for seed in SEEDS[: given.seeds]:
+            state = checkpoint.read(f"{given.out}/{TASKS[task][0]}rope-{seed}")
+            for scaling in SCALINGS:
+                config = checkpoint.adapt(checkpoint.config_of(state), rope_scaling=scaling)
+                model = checkpoint.build(state, config).eval()
+                for way in WAYS:
+                    row = found.setdefault(f"{task}, {scaling}, {way}", [])
+                    row.append([round(value, 4) for value in score(model, state, way)])
+                    print(task, seed, scaling, way, *row[-1])
+    record("cache", found)
+
+
+if __name__ == "__main__":
+    cli.end(main)
