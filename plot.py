@@ -10,6 +10,7 @@ import io
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -205,18 +206,25 @@ def condense(runs: list[str], path: Path) -> None:
     path.write_text("[\n" + ",\n".join(map(json.dumps, rows.values())) + "\n]\n")
 
 
-def pictures(root: Path) -> dict[Path, bytes]:
-    """Every file that is drawn, and what it holds."""
+def drawn(root: Path, figures: dict[str, Callable[[], Figure]]) -> dict[Path, bytes]:
+    """The files of figures by name, and what they hold."""
     made = {}
     with style.context(["default", STYLE]):  # whatever the machine's matplotlibrc says
-        rows = read(root / "results/training.json", {"run", "seed", "iter"})
-        figures = {"extrapolation": extrapolation(load(root)), "training": training(rows)}
-        for name, figure in figures.items():
+        for name, make in figures.items():
+            figure = make()
             for kind, settings in (("svg", {"metadata": VECTOR}), ("png", {"dpi": 160})):
                 buffer = io.BytesIO()
                 figure.savefig(buffer, format=kind, **settings)
                 made[root / f"docs/{name}.{kind}"] = buffer.getvalue()
     return made
+
+
+def pictures(root: Path) -> dict[Path, bytes]:
+    """Every file that is drawn for the README."""
+    rows = read(root / "results/training.json", {"run", "seed", "iter"})
+    scores = load(root)
+    made = {"extrapolation": lambda: extrapolation(scores), "training": lambda: training(rows)}
+    return drawn(root, made)
 
 
 def readme(root: Path) -> tuple[str, list[str]]:
@@ -242,15 +250,18 @@ def alike(a: str, b: str) -> bool:
     return np.allclose(*values, rtol=0, atol=0.005)
 
 
-def stale(root: Path) -> list[str]:
-    """What is not as it would be made now. PNG files, which differ by machine, are not compared."""
-    drawn = [path for path in pictures(root).items() if path[0].suffix == ".svg"]
-    found = [
+def redrawn(made: dict[Path, bytes]) -> list[str]:
+    """Drawings that are not as they would be now. PNG files, which differ by machine, may."""
+    return [
         f"docs/{path.name}"
-        for path, made in drawn
-        if not path.exists() or not alike(path.read_text(), made.decode())
+        for path, now in made.items()
+        if path.suffix == ".svg" and not (path.exists() and alike(path.read_text(), now.decode()))
     ]
-    return found + readme(root)[1]
+
+
+def stale(root: Path) -> list[str]:
+    """What is not as it would be made now."""
+    return redrawn(pictures(root)) + readme(root)[1]
 
 
 def main(argv: list[str], root: Path = ROOT) -> int:

@@ -1,4 +1,4 @@
-"""The tables of docs/claims.md, from results/: `python -m experiments.page`."""
+"""The tables and figures of docs/claims.md, from results/: `python -m experiments.page`."""
 
 import json
 import sys
@@ -6,8 +6,9 @@ from importlib import import_module
 from pathlib import Path
 
 import cli
+import plot
 import tables
-from experiments import RESULTS, ROOT, TASKS
+from experiments import RESULTS, ROOT, TASKS, figures
 from tables import Method, Scores, harm, markdown, spread
 
 SCRIPTS = "bands temperature ranking texts".split()
@@ -41,9 +42,8 @@ def table(shown: dict[str, Method], prose: Scores, keys: Scores, own: bool) -> s
     return markdown(["read with", *head], rows) + f"\n{counts}.\n"
 
 
-def scored(script: str, root: Path) -> str:
+def scored(script: str, prose: Scores, keys: Scores) -> str:
     """What a script has scored, in its order; also at 1x where it has several models."""
-    found = [tables.read(root / RESULTS / f"{task}.json") for task in TASKS]
     models = import_module(f"experiments.{script}").MODELS
     shown = {}
     for model in models:
@@ -51,8 +51,7 @@ def scored(script: str, root: Path) -> str:
             name = form.label if len(models) == 1 else model.name
             name += f", {form.label}" * (len(model.forms) > 1 < len(models))
             shown[name] = Method(model.name, form.label, form.overrides.get("rope_factor"))
-    own = len(models) > 1
-    return table(shown, Scores(found[0], "matched"), Scores(found[1], "passkey"), own)
+    return table(shown, prose, keys, len(models) > 1)
 
 
 def beyond(root: Path) -> str:
@@ -68,9 +67,15 @@ def exact(root: Path) -> str:
     return markdown(["largest difference", "measured"], rows)
 
 
+def scores(root: Path) -> tuple[Scores, Scores]:
+    """Of prose and of keys, of all scripts."""
+    prose, keys = (tables.read(root / RESULTS / f"{task}.json") for task in TASKS)
+    return Scores(prose, "matched"), Scores(keys, "passkey")
+
+
 def page(root: Path) -> str:
     """docs/claims.md as it should be."""
-    made = {name: scored(name, root) for name in SCRIPTS}
+    made = {name: scored(name, *scores(root)) for name in SCRIPTS}
     made |= {"exact": exact(root), "beyond": beyond(root)}
     text = (root / "docs/claims.md").read_text()
     tables.markers(text, made, MAKER)
@@ -83,14 +88,16 @@ def main(argv: list[str], root: Path = ROOT) -> int:
     parser = cli.Parser(prog="python -m experiments.page", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where stale")
     args, path = parser.parse_args(argv), root / "docs/claims.md"
-    text = page(root)
-    if not args.check:
-        path.write_text(text)
-    elif text != path.read_text():
-        print(
-            "error: docs/claims.md not up to date; run python -m experiments.page", file=sys.stderr
-        )
-        return 1
+    text, drawings = page(root), plot.drawn(root, figures.figures(*scores(root)))
+    if args.check:
+        old = ["docs/claims.md"] * (text != path.read_text()) + plot.redrawn(drawings)
+        if old:
+            said = f"error: {', '.join(old)} not up to date; run python -m experiments.page"
+            print(said, file=sys.stderr)
+        return 1 if old else 0
+    path.write_text(text)
+    for file, content in drawings.items():
+        file.write_bytes(content)
     return cli.DONE
 
 

@@ -1,0 +1,104 @@
+"""The figures of docs/claims.md: which angles a plane has met, and the way of fine-tuning."""
+
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import rope
+from experiments import by_turns
+from experiments.finetune import SCALINGS, STEPS
+from plot import BLACK, BLUE, GREEN, ORANGE, RED, SKY, Line, draw
+from tables import Method, Scores
+
+HEAD_DIM = 32
+LENGTHS = {"prose": 256, "keys": 128}  # trained
+READ = {  # form of experiments.bands: how it is named, colour
+    "none": ("nothing", BLACK),
+    "slow planes, under 1": ("slow planes", BLUE),
+    "fast planes, from 1": ("fast planes", ORANGE),
+    "linear": ("all: linear", SKY),
+    "yarn": ("yarn", RED),
+}
+COLOURS = dict(zip(SCALINGS, (BLACK, ORANGE, SKY, RED), strict=True))
+
+
+def planes(prose: Scores, keys: Scores) -> Figure:
+    """Turns of each plane in training, and what slowing some of them does at 4x."""
+    figure = Figure(figsize=(9.5, 3.4))
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.3, 1, 1))
+    figure.subplots_adjust(left=0.07, right=0.985, top=0.88, bottom=0.16, wspace=0.75)
+    turning(left)
+    methods = [Method("rope", label) for label in READ]
+    bars(middle, [prose.at(m, 4 * prose.trained) for m in methods], "over_window")
+    bars(right, [keys.at(m, 4 * keys.trained) for m in methods], "accuracy")
+    middle.set_title("prose at 4x", fontsize=10)
+    middle.set_xlabel("harm, nats a character")
+    right.set_title("retrieval at 4x", fontsize=10)
+    right.set_xlabel("keys named exactly")
+    right.set_xlim(0, 1)
+    return figure
+
+
+def turning(axes: Axes) -> None:
+    """Full turns within the trained length, and within 4x as long, plane by plane."""
+    inv_freq = rope.frequencies(HEAD_DIM)[0]
+    index = np.arange(HEAD_DIM // 2)
+    for (task, length), colour in zip(LENGTHS.items(), (BLACK, GREEN), strict=True):
+        turns = by_turns(inv_freq, length).numpy()
+        axes.plot(index, turns, "o-", color=colour, markersize=3, label=f"{task}, L = {length}")
+        axes.plot(index, 4 * turns, ":", color=colour, lw=1)
+    axes.set_yscale("log")
+    axes.set_ylim(3e-3, 300)
+    axes.axhspan(3e-3, 1, color="0.93", lw=0)
+    said = "less than a turn:\nat 4x (dotted) they\nmeet new angles"
+    axes.text(0, 0.04, said, va="top", fontsize=8, color="0.3")
+    axes.set_title("full turns within the trained length", fontsize=10)
+    axes.set_xlabel("plane, fast to slow")
+    axes.legend(frameon=False, fontsize=8, loc="upper right")
+
+
+def bars(axes: Axes, rows: list[dict], name: str) -> None:
+    """A bar a way of reading, with its 95 % interval."""
+    low, high = ("ci_low", "ci_high") if name == "accuracy" else (f"{name}_low", f"{name}_high")
+    for place, (row, (_, colour)) in enumerate(zip(rows, READ.values(), strict=True)):
+        error = [[row[name] - row[low]], [row[high] - row[name]]]
+        axes.barh(place, row[name], color=colour, xerr=error, ecolor="0.4", height=0.65)
+    axes.set_yticks(range(len(READ)), [label for label, _ in READ.values()])
+    axes.set_ylabel("slowed by 4")
+    axes.invert_yaxis()
+
+
+def tuning(prose: Scores, keys: Scores) -> Figure:
+    """Harm and keys against the steps of fine-tuning at 4x, at 1x and at 4x."""
+    figure = Figure(figsize=(9.5, 3.2))
+    panels = figure.subplots(1, 3)
+    figure.subplots_adjust(left=0.07, right=0.91, top=0.9, bottom=0.16, wspace=0.7)
+    shown = [
+        (prose, "prose", 4, "over_window", "prose at 4x: harm", (-0.05, 1)),
+        (prose, "prose", 1, "over_window", "prose at 1x: harm", (-0.05, 1)),
+        (keys, "keys", 4, "accuracy", "keys named at 4x", (-0.02, 1.02)),
+    ]
+    for axes, (scores, task, ratio, name, title, ends) in zip(panels, shown, strict=True):
+        lines = [line(scores, task, scaling, ratio, name) for scaling in SCALINGS]
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel("steps of 1,024 characters")
+        axes.set_xscale("symlog", linthresh=10)
+        axes.set_xticks([0, *STEPS[task]], ["0", *map(str, STEPS[task])])
+        axes.minorticks_off()
+        draw(axes, lines, *ends)
+    return figure
+
+
+def line(scores: Scores, task: str, scaling: str, ratio: int, name: str) -> Line:
+    at = {0: Method("rope", scaling, None if scaling == "none" else 4.0)}
+    at |= {steps: Method(f"tuned-{scaling}-{steps}", scaling) for steps in STEPS[task]}
+    rows = {steps: scores.at(method, ratio * scores.trained) for steps, method in at.items()}
+    points = [(steps, row[name], row["spread"] or 0) for steps, row in rows.items()]
+    return Line(scaling, COLOURS[scaling], "-", *np.array(points, float).T)
+
+
+def figures(prose: Scores, keys: Scores) -> dict[str, Callable[[], Figure]]:
+    """By the name of their files in docs/."""
+    return {"planes": lambda: planes(prose, keys)}
