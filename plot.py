@@ -2,30 +2,24 @@
 
 docs/extrapolation.svg .png   loss and retrieval against context length
 docs/training.svg .png        held-out loss at 1x, 2x and 4x while training
+docs/decoding.svg .png        what a token costs behind a long text
 README.md                     what stands between <!-- plot.py NAME --> and <!-- /plot.py NAME -->
 """
 
 import argparse
-import io
 import json
-import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import tables
+from drawing import BLACK, BLUE, GREEN, ORANGE, PINK, RED, SKY, Line, draw, drawn, redrawn
 from tables import CEILING, Method, Scores, load, markers, read, splice, zero_shot
 
 ROOT = Path(__file__).parent
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (  # Okabe and Ito's, told apart by the colour-blind
-    "#000000 #E69F00 #56B4E9 #009E73 #0072B2 #D55E00 #CC79A7".split()
-)
 PANELS = {
     "encodings, unscaled": {
         "rope": (Method("rope"), BLACK, "-"),
@@ -47,78 +41,8 @@ PANELS = {
 }
 TRAINED = {"rope": BLACK, "alibi": GREEN, "nope": BLUE, "sinusoidal": PINK, "learned": ORANGE}
 LOSSES = {"1x": "val/loss", "2x": "val/loss_2x", "4x": "val/loss_4x"}
-VECTOR = {"Date": None, "Creator": "plot.py"}  # not the version of matplotlib
+CACHED = 2 * 2 * 64 * 4  # bytes a position: keys and values of bench.py's two layers, 64 channels
 HARM = 1.3  # nats above the window at which a panel ends: what leaves it is marked
-STYLE = {
-    "svg.hashsalt": "nanorope",
-    "svg.fonttype": "none",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-}
-
-
-class Line(NamedTuple):
-    label: str
-    colour: str
-    style: str
-    x: np.ndarray
-    y: np.ndarray  # mean over seeds
-    sd: np.ndarray
-
-
-def apart(wanted: list[float], gap: float, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """Places nearest to those wanted (least squares), in their order, `gap` apart, in bounds.
-
-    What overlaps is pooled into a block around its mean: isotonic regression (Barlow, 1972).
-    """
-    order = np.argsort(wanted, kind="stable")
-    steps = gap * np.arange(len(wanted))
-    blocks: list[list[float]] = []
-    for place in np.asarray(wanted, float)[order] - steps:
-        blocks.append([place])
-        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
-            blocks[-2:] = [blocks[-2] + blocks[-1]]
-    pooled = np.concatenate([np.full(len(b), np.mean(b)) for b in blocks]) if blocks else steps
-    places = np.empty(len(wanted))
-    places[order] = np.clip(pooled, low, max(low, high - gap * (len(wanted) - 1))) + steps
-    return places
-
-
-def draw(axes: Axes, lines: list[Line], low: float, high: float) -> None:
-    """Curves with bands, named at the right edge; a triangle where one leaves at the top."""
-    axes.set_ylim(low, high)
-    lines = sorted(lines, key=lambda line: line.y[-1])  # also those that end beyond the top
-    for line in lines:
-        band = line.y - line.sd, line.y + line.sd
-        axes.fill_between(line.x, *band, color=line.colour, alpha=0.2, lw=0)
-        axes.plot(line.x, line.y, line.style, color=line.colour, marker="o", markersize=2.5)
-        for x in leaves(line, high):
-            axes.plot(x, high, "^", color=line.colour, markersize=6, clip_on=False, gid="off-scale")
-    height = axes.get_position().height * axes.figure.get_figheight() * 72  # points
-    ends = [(min(line.y[-1], high) - low) / (high - low) for line in lines]
-    for line, end, place in zip(lines, ends, apart(ends, 11 / height), strict=True):
-        gone = line.y[-1] > high
-        leader = {"arrowstyle": "-", "color": line.colour, "lw": 0.6, "relpos": (0, 0.5)}
-        axes.annotate(
-            line.label + (f" ▲ {line.y[-1]:.2f}" if gone else ""),
-            (line.x[-1], low + end * (high - low)),
-            (1.08, place),
-            textcoords="axes fraction",
-            va="center",
-            color=line.colour,
-            arrowprops=None if gone else leader,
-            annotation_clip=False,
-        )
-
-
-def leaves(line: Line, high: float) -> list[float]:
-    """Where a line crosses the top on its way up, x on a log scale; its start if always above."""
-    above = line.y > high
-    ups = np.flatnonzero(above[1:] & ~above[:-1])
-    part = (high - line.y[ups]) / (line.y[ups + 1] - line.y[ups])
-    crossings = line.x[ups] * (line.x[ups + 1] / line.x[ups]) ** part
-    return list(line.x[:1] if above.all() else crossings)
 
 
 def curve(scores: Scores, label: str, name: str, look: tuple) -> Line | None:
@@ -185,6 +109,29 @@ def training(rows: list[dict]) -> Figure:
     return figure
 
 
+def decoding(found: dict) -> Figure:
+    """Tokens a second behind so many others: results/bench.json."""
+    start, bench = "a token at position ", {row["work"]: row["ours"] for row in found["rows"]}
+    at = {int(w.removeprefix(start).replace(",", "")): y for w, y in bench.items() if start in w}
+    x, (y, low, high) = np.array(list(at)), np.array(list(at.values())).T
+    reading = 1e9 * bench["limit: memory copy"][0] / (CACHED * x)
+    figure = Figure(figsize=(5.5, 3.2))
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.13, right=0.97, top=0.95, bottom=0.16)
+    axes.fill_between(x, low, high, color=BLUE, alpha=0.2, lw=0)
+    axes.plot(x, y, "o-", color=BLUE, markersize=3, label="a token")
+    axes.plot(x, reading, "--", color="0.4", lw=1, label="reading its cache, at the rate of a copy")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_ylim(low.min() / 2, 3 * high.max())
+    axes.set_xticks(x, [f"{n // 1024}k" if n >= 1024 else str(n) for n in x])
+    axes.minorticks_off()
+    axes.set_xlabel("position of the token")
+    axes.set_ylabel("tokens a second")
+    axes.legend(frameon=False, fontsize=8, loc="lower left")
+    return figure
+
+
 def condense(runs: list[str], path: Path) -> None:
     """The held-out losses of finished runs, out of their metrics.jsonl, into one small file."""
     rows: dict[tuple, dict] = {}
@@ -206,25 +153,12 @@ def condense(runs: list[str], path: Path) -> None:
     path.write_text("[\n" + ",\n".join(map(json.dumps, rows.values())) + "\n]\n")
 
 
-def drawn(root: Path, figures: dict[str, Callable[[], Figure]]) -> dict[Path, bytes]:
-    """The files of figures by name, and what they hold."""
-    made = {}
-    with style.context(["default", STYLE]):  # whatever the machine's matplotlibrc says
-        for name, make in figures.items():
-            figure = make()
-            for kind, settings in (("svg", {"metadata": VECTOR}), ("png", {"dpi": 160})):
-                buffer = io.BytesIO()
-                figure.savefig(buffer, format=kind, **settings)
-                made[root / f"docs/{name}.{kind}"] = buffer.getvalue()
-    return made
-
-
 def pictures(root: Path) -> dict[Path, bytes]:
     """Every file that is drawn for the README."""
     rows = read(root / "results/training.json", {"run", "seed", "iter"})
-    scores = load(root)
+    bench, scores = json.loads((root / "results/bench.json").read_text()), load(root)
     made = {"extrapolation": lambda: extrapolation(scores), "training": lambda: training(rows)}
-    return drawn(root, made)
+    return drawn(root, made | {"decoding": lambda: decoding(bench)})
 
 
 def readme(root: Path) -> tuple[str, list[str]]:
@@ -238,25 +172,6 @@ def readme(root: Path) -> tuple[str, list[str]]:
         old, text = text, splice(text, name, table)
         found += [f"README table {name}"] * (text != old)
     return text, found
-
-
-def alike(a: str, b: str) -> bool:
-    """Equal but for where text stands, and last digits: releases of matplotlib differ there."""
-    number = r"-?\d+\.\d+"
-    a, b = (re.sub("<text [^>]*>", "<text>", svg) for svg in (a, b))
-    if re.sub(number, "#", a) != re.sub(number, "#", b):
-        return False
-    values = [np.array(re.findall(number, svg), float) for svg in (a, b)]
-    return np.allclose(*values, rtol=0, atol=0.005)
-
-
-def redrawn(made: dict[Path, bytes]) -> list[str]:
-    """Drawings that are not as they would be now. PNG files, which differ by machine, may."""
-    return [
-        f"docs/{path.name}"
-        for path, now in made.items()
-        if path.suffix == ".svg" and not (path.exists() and alike(path.read_text(), now.decode()))
-    ]
 
 
 def stale(root: Path) -> list[str]:

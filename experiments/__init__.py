@@ -71,7 +71,7 @@ class Trained(NamedTuple):
 
 def like_rope(name: str, forms: list[Form], flags: str, make: type[GPT] = GPT) -> Trained:
     """The rope models of both tasks, with other settings."""
-    return Trained(name, forms, dict.fromkeys(TASKS, flags), make)
+    return Trained(name, forms, dict.fromkeys(TASKS, f"{flags} --eval_interval=600"), make)
 
 
 def dynamic(name: str, scaling: Scaling) -> Form:

@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import rope
+from drawing import BLACK, BLUE, GREEN, ORANGE, RED, SKY, Line, draw
 from experiments import by_turns
 from experiments.finetune import SCALINGS, STEPS
-from plot import BLACK, BLUE, GREEN, ORANGE, RED, SKY, Line, draw
 from tables import Method, Scores
 
 HEAD_DIM = 32

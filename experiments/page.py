@@ -6,7 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 import cli
-import plot
+import drawing
 import tables
 from experiments import RESULTS, ROOT, TASKS, figures
 from tables import Method, Scores, harm, markdown, spread
@@ -88,9 +88,9 @@ def main(argv: list[str], root: Path = ROOT) -> int:
     parser = cli.Parser(prog="python -m experiments.page", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where stale")
     args, path = parser.parse_args(argv), root / "docs/claims.md"
-    text, drawings = page(root), plot.drawn(root, figures.figures(*scores(root)))
+    text, drawings = page(root), drawing.drawn(root, figures.figures(*scores(root)))
     if args.check:
-        old = ["docs/claims.md"] * (text != path.read_text()) + plot.redrawn(drawings)
+        old = ["docs/claims.md"] * (text != path.read_text()) + drawing.redrawn(drawings)
         if old:
             said = f"error: {', '.join(old)} not up to date; run python -m experiments.page"
             print(said, file=sys.stderr)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import drawing
 import plot
 import tables
 
@@ -29,8 +30,10 @@ BENCH = {
     "rows": [
         {"work": "a step", "unit": "ms", "ours": [395.2, 352, 441], "peer": "nanoGPT",
          "theirs": [664, 643, 714], "ratio": [1.651, 1.56, 1.94]},
-        {"work": "limit: copy", "unit": "GB/s", "ours": [8.123, 8, 9], "peer": "", "theirs": [],
-         "ratio": []},
+        {"work": "limit: memory copy", "unit": "GB/s", "ours": [8.123, 8, 9], "peer": "",
+         "theirs": [], "ratio": []},
+        *({"work": f"a token at position {n:,}", "unit": "tokens/s", "ours": [9e6 / n, 8e6 / n,
+           1e7 / n], "peer": "", "theirs": [], "ratio": []} for n in (256, 131072)),
     ],
     "date": "2026-11-22", "cpu": "some", "threads": 2, "torch": "2.13.0",
 }  # fmt: skip
@@ -128,7 +131,7 @@ def test_speed_is_shown_beside_its_peer_and_the_limits_alone():
     lines = tables.speed(BENCH).splitlines()
     row = "| a step | ms | 395 (352 to 441) | nanoGPT | 664 (643 to 714) | 1.65 (1.56 to 1.94) |"
     assert lines[2] == row
-    assert lines[-1].endswith("The machine's own limits: copy 8.12 (8 to 9) GB/s.")
+    assert lines[-1].endswith("The machine's own limits: memory copy 8.12 (8 to 9) GB/s.")
     assert len(lines) == 5
 
 
@@ -154,7 +157,8 @@ def test_what_is_made_is_up_to_date_and_what_changes_is_not(root):
     assert readme.startswith("before\n<!-- plot.py headline -->\n| method |")
     assert readme.endswith("<!-- /plot.py bench -->\nafter\n")
     made = {path.name for path in (root / "docs").iterdir()}
-    assert made == {f"{n}.{kind}" for n in ("extrapolation", "training") for kind in ("svg", "png")}
+    names = "extrapolation training decoding".split()
+    assert made == {f"{name}.{kind}" for name in names for kind in ("svg", "png")}
     assert plot.main(["--check"], root) == 0  # also: a figure drawn twice has the same bytes
     assert plot.readme(root) == (readme, [])  # tables take the place of tables
     (root / "README.md").write_text(readme.replace("+2.500", "+2.400"))
@@ -166,15 +170,15 @@ def test_what_is_made_is_up_to_date_and_what_changes_is_not(root):
 
 def test_only_what_another_matplotlib_would_draw_alike_is_alike():
     drawn = '<path d="M 1.5000 2.25"/><text y="7.1">rope ▲ 4.10</text>'
-    assert plot.alike(drawn, drawn.replace("1.5000", "1.5001").replace("7.1", "7.4"))
-    assert not plot.alike(drawn, drawn.replace("2.25", "2.30"))
-    assert not plot.alike(drawn, drawn.replace("4.10", "4.11"))
-    assert not plot.alike(drawn, drawn.replace("rope", "yarn"))
+    assert drawing.alike(drawn, drawn.replace("1.5000", "1.5001").replace("7.1", "7.4"))
+    assert not drawing.alike(drawn, drawn.replace("2.25", "2.30"))
+    assert not drawing.alike(drawn, drawn.replace("4.10", "4.11"))
+    assert not drawing.alike(drawn, drawn.replace("rope", "yarn"))
 
 
 def test_settings_of_the_machine_change_nothing(root):
     before = plot.pictures(root)
-    with plot.style.context({"lines.linewidth": 9, "axes.grid": True}):
+    with drawing.style.context({"lines.linewidth": 9, "axes.grid": True}):
         assert plot.pictures(root) == before
 
 
@@ -195,13 +199,13 @@ def test_labels_keep_their_order_and_their_distance():
     draw = random.Random(0)
     for _ in range(200):
         wanted = [draw.random() for _ in range(draw.randrange(1, 9))]
-        found = plot.apart(wanted, 0.1)
+        found = drawing.apart(wanted, 0.1)
         assert (np.argsort(found, kind="stable") == np.argsort(wanted, kind="stable")).all()
         assert (np.diff(np.sort(found)) > 0.1 - 1e-9).all()
         assert found.min() >= -1e-9
         assert found.max() <= 1 + 1e-9
-    assert plot.apart([0.2, 0.8], 0.1).tolist() == [0.2, 0.8]
-    assert plot.apart([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
+    assert drawing.apart([0.2, 0.8], 0.1).tolist() == [0.2, 0.8]
+    assert drawing.apart([0.5, 0.5], 0.1) == pytest.approx([0.45, 0.55])
 
 
 def test_held_out_losses_are_condensed(root, tmp_path):
