@@ -6,7 +6,7 @@ from torch import Tensor
 import checkpoint
 import cli
 from evaluate import Form
-from experiments import NONE, Trained, judge
+from experiments import NONE, YARN, Trained, judge
 from model import GPT, GPTConfig
 from positions import Rope
 
@@ -47,7 +47,9 @@ def with_rounding(place: str):
     return build
 
 
-FORMS = [NONE, *(Form(f"bfloat16 {place}", {}, with_rounding(place)) for place in PLACES)]
+FORMS = [NONE, *(Form(f"bfloat16 {place}", {}, with_rounding(place)) for place in PLACES), YARN]
+for place in ("positions", "inv_freq", "table"):  # where no scaling hides what rounding does
+    FORMS.append(Form(f"yarn, bfloat16 {place}", YARN.overrides, with_rounding(place)))
 
 MODELS = [Trained("rope", FORMS)]
 
