@@ -48,8 +48,10 @@ def with_rounding(place: str):
 
 
 FORMS = [NONE, *(Form(f"bfloat16 {place}", {}, with_rounding(place)) for place in PLACES), YARN]
-for place in ("positions", "inv_freq", "table"):  # where no scaling hides what rounding does
-    FORMS.append(Form(f"yarn, bfloat16 {place}", YARN.overrides, with_rounding(place)))
+FORMS += [  # where it reads on, and nothing hides what rounding does
+    Form(f"yarn, bfloat16 {place}", YARN.overrides, with_rounding(place))
+    for place in ("positions", "inv_freq", "table")
+]
 
 MODELS = [Trained("rope", FORMS)]
 
