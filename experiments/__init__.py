@@ -32,10 +32,7 @@ TASKS = {  # task: before the names of its runs, what they are trained with
     "prose": ("", "configs/rope.py"),
     "keys": ("passkey-", "configs/passkey/rope.py"),
 }
-ASKED = {  # of evaluate.py
-    "prose": "--lengths=256,512,1024,2048 --window_tokens=2048",
-    "keys": "--lengths=128,256,512,1024 --passkey --keys=100",
-}
+ASKED = {"prose": ["--window_tokens=2048"], "keys": ["--passkey", "--keys=100"]}  # of evaluate.py
 NONE, YARN = Form("none", {"rope_scaling": "none"}), Form("yarn", {"rope_scaling": "dynamic_yarn"})
 AS_TRAINED = Form("none", {})
 
@@ -105,11 +102,11 @@ def parse(name: str, argv: list[str]):
     return parser.parse_args(argv)
 
 
-def plans(models: list[Trained], task: str, given) -> tuple[list[evaluate.Plan], object]:
+def plans(models: list[Trained], task: str, given, lengths: str):
     """What evaluate.py is to measure of the models that a task has; trains what is missing."""
     path = ROOT / RESULTS / f"{task}.json"
-    flags = [*ASKED[task].split(), f"--json={path}", "--wandb=disabled", "--device=cpu"]
-    args, found = evaluate.parse(["RUN", *flags]), []
+    flags = [f"--json={path}", f"--lengths={lengths}", "--wandb=disabled", "--device=cpu"]
+    args, found = evaluate.parse(["RUN", *ASKED[task], *flags]), []
     for model in models:
         if model.flags is not None and task not in model.flags:
             continue
@@ -122,12 +119,12 @@ def plans(models: list[Trained], task: str, given) -> tuple[list[evaluate.Plan],
     return found, args
 
 
-def judge(name: str, models: list[Trained], argv: list[str]) -> None:
+def judge(name: str, models: list[Trained], argv: list[str], lengths: str = "1x,2x,4x,8x") -> None:
     """Score the models on both tasks into results/claims/TASK.json, which all scripts share."""
     given = parse(name, argv)
     rope.SCALINGS.update(NEW)
     for task in [given.task] if given.task else TASKS:
-        evaluate.evaluate(*plans(models, task, given))
+        evaluate.evaluate(*plans(models, task, given, lengths))
 
 
 def record(name: str, found: dict) -> None:

@@ -34,4 +34,4 @@ MODELS = [Trained("rope", ZERO_SHOT)]
 MODELS += [tuned(scaling, steps) for steps in STEPS["prose"] for scaling in SCALINGS]
 
 if __name__ == "__main__":
-    cli.end(lambda argv: judge("finetune", MODELS, argv))
+    cli.end(lambda argv: judge("finetune", MODELS, argv, "1x,4x"))
