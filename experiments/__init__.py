@@ -102,9 +102,10 @@ def parse(name: str, argv: list[str]):
     return parser.parse_args(argv)
 
 
-def plans(models: list[Trained], task: str, given, lengths: str):
+def plans(models: list[Trained], task: str, given, ratios):
     """What evaluate.py is to measure of the models that a task has; trains what is missing."""
     path = ROOT / RESULTS / f"{task}.json"
+    lengths = ",".join(f"{n}x" for n in ratios)
     flags = [f"--json={path}", f"--lengths={lengths}", "--wandb=disabled", "--device=cpu"]
     args, found = evaluate.parse(["RUN", *ASKED[task], *flags]), []
     for model in models:
@@ -119,12 +120,12 @@ def plans(models: list[Trained], task: str, given, lengths: str):
     return found, args
 
 
-def judge(name: str, models: list[Trained], argv: list[str], lengths: str = "1x,2x,4x,8x") -> None:
+def judge(name: str, models: list[Trained], argv: list[str], ratios=(1, 2, 4, 8)) -> None:
     """Score the models on both tasks into results/claims/TASK.json, which all scripts share."""
     given = parse(name, argv)
     rope.SCALINGS.update(NEW)
     for task in [given.task] if given.task else TASKS:
-        evaluate.evaluate(*plans(models, task, given, lengths))
+        evaluate.evaluate(*plans(models, task, given, ratios))
 
 
 def record(name: str, found: dict) -> None:

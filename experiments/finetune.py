@@ -10,6 +10,7 @@ from experiments import Trained, judge
 
 SCALINGS = "none linear ntk yarn".split()
 STEPS = {"prose": (10, 30, 100, 300, 1000), "keys": (10, 30, 100, 300)}
+RATIOS = (1, 4)
 FACTOR = {"rope_factor": 4.0}
 ZERO_SHOT = [
     Form(name, {"rope_scaling": name} | (FACTOR if name != "none" else {})) for name in SCALINGS
@@ -34,4 +35,4 @@ MODELS = [Trained("rope", ZERO_SHOT)]
 MODELS += [tuned(scaling, steps) for steps in STEPS["prose"] for scaling in SCALINGS]
 
 if __name__ == "__main__":
-    cli.end(lambda argv: judge("finetune", MODELS, argv, "1x,4x"))
+    cli.end(lambda argv: judge("finetune", MODELS, argv, RATIOS))

@@ -13,7 +13,6 @@ from tables import Method, Scores, harm, markdown, spread
 
 SCRIPTS = "bands temperature ranking texts".split()
 MAKER = "experiments"
-RATIOS = (2, 4, 8)
 BEYOND = [  # of reproduce.sh: absolute positions past their end, and position interpolation
     *(Method("learned", way) for way in ("none", "slide", "interpolate")),
     *(Method("sinusoidal", way) for way in ("none", "interpolate")),
@@ -23,42 +22,42 @@ BEYOND = [  # of reproduce.sh: absolute positions past their end, and position i
 ]
 
 
-def row(method: Method, prose: Scores, keys: Scores, own: bool) -> list[str]:
-    """Harm on prose and keys named, by length; with `own` also both at the trained length."""
-    text = [harm(prose.at(method, n * prose.trained)) for n in RATIOS]
-    named = [spread(keys.at(method, n * keys.trained), "accuracy", ".2f") for n in RATIOS]
-    if own:
-        text.insert(0, spread(prose.at(method, prose.trained), "loss", ".3f"))
-        named.insert(0, spread(keys.at(method, keys.trained), "accuracy", ".2f"))
-    return text + named
+def cell(row: dict, task: str) -> str:
+    """Keys named; harm on prose, and the loss itself at the trained length."""
+    if task == "keys":
+        return spread(row, "accuracy", ".2f")
+    return spread(row, "loss", ".3f") if row.get("length") == row.get("trained") else harm(row)
 
 
-def table(shown: dict[str, Method], prose: Scores, keys: Scores, own: bool) -> str:
-    """A line a method, under the name it is shown by."""
-    lengths = ["1x"] * own + [f"{n}x" for n in RATIOS]
-    head = [f"{task} {n}" if n == lengths[0] else n for task in TASKS for n in lengths]
-    rows = [[name, *row(method, prose, keys, own)] for name, method in shown.items()]
+def table(shown: dict[str, Method], prose: Scores, keys: Scores, ratios: tuple[int, ...]) -> str:
+    """A line a method, under the name it is shown by; columns by length."""
+    columns = [(task, s, n) for task, s in zip(TASKS, (prose, keys), strict=True) for n in ratios]
+    head = [f"{task} {n}x" if n == ratios[0] else f"{n}x" for task, _, n in columns]
+    rows = [
+        [name, *(cell(s.at(method, n * s.trained), task) for task, s, n in columns)]
+        for name, method in shown.items()
+    ]
     counts = f"prose: seeds {prose.seeds(*shown.values())}, keys: {keys.seeds(*shown.values())}"
     return markdown(["read with", *head], rows) + f"\n{counts}.\n"
 
 
 def scored(script: str, prose: Scores, keys: Scores) -> str:
     """What a script has scored, in its order; also at 1x where it has several models."""
-    models = import_module(f"experiments.{script}").MODELS
-    shown = {}
-    for model in models:
+    module, shown = import_module(f"experiments.{script}"), {}
+    for model in module.MODELS:
         for form in model.forms:
-            name = form.label if len(models) == 1 else model.name
-            name += f", {form.label}" * (len(model.forms) > 1 < len(models))
+            name = form.label if len(module.MODELS) == 1 else model.name
+            name += f", {form.label}" * (len(model.forms) > 1 < len(module.MODELS))
             shown[name] = Method(model.name, form.label, form.overrides.get("rope_factor"))
-    return table(shown, prose, keys, len(models) > 1)
+    ratios = (2, 4, 8) if len(module.MODELS) == 1 else (1, 2, 4, 8)
+    return table(shown, prose, keys, getattr(module, "RATIOS", ratios))
 
 
 def beyond(root: Path) -> str:
     """The README's results, of what does not turn."""
     found = tables.load(root)
     shown = {str(method).replace("`", ""): method for method in BEYOND}
-    return table(shown, found["matched"], found["passkey"], True)
+    return table(shown, found["matched"], found["passkey"], (1, 2, 4, 8))
 
 
 def exact(root: Path) -> str:
