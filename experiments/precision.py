@@ -53,6 +53,7 @@ FORMS += [  # where it reads on, and nothing hides what rounding does
     for place in ("positions", "inv_freq", "table")
 ]
 
+RATIOS = (1, 2, 4, 8)
 MODELS = [Trained("rope", FORMS)]
 
 if __name__ == "__main__":
