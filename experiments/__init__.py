@@ -99,7 +99,9 @@ def parse(name: str, argv: list[str]):
     parser.add_argument("--seeds", type=int, default=3, choices=(1, 2, 3), help="(default: 3)")
     parser.add_argument("--task", choices=TASKS, help="one of the two (default: both)")
     parser.add_argument("--out", default="out", help="where the trained runs are (default: out)")
-    return parser.parse_args(argv)
+    given = parser.parse_args(argv)
+    given.tasks = [given.task] if given.task else [*TASKS]
+    return given
 
 
 def plans(models: list[Trained], task: str, given, ratios):
@@ -124,12 +126,13 @@ def judge(name: str, models: list[Trained], argv: list[str], ratios=(1, 2, 4, 8)
     """Score the models on both tasks into results/claims/TASK.json, which all scripts share."""
     given = parse(name, argv)
     rope.SCALINGS.update(NEW)
-    for task in [given.task] if given.task else TASKS:
+    for task in given.tasks:
         evaluate.evaluate(*plans(models, task, given, ratios))
 
 
 def record(name: str, found: dict) -> None:
-    """What a script measured by itself: results/claims/NAME.json."""
+    """What a script measured by itself, into results/claims/NAME.json; what else it holds stays."""
     path = ROOT / RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    old = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(old | found, indent=1) + "\n")

@@ -91,7 +91,7 @@ def keys(model: GPT, state: dict, way: str) -> list[float]:
 @torch.no_grad()
 def main(argv: list[str]) -> None:
     given, found = parse("cache", argv), {}
-    for task in [given.task] if given.task else TASKS:
+    for task in given.tasks:
         score = {"prose": prose, "keys": keys}[task]
         for seed in SEEDS[: given.seeds]:
             state = checkpoint.read(f"{given.out}/{TASKS[task][0]}rope-{seed}")

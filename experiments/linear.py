@@ -19,7 +19,7 @@ import checkpoint
 import cli
 import data
 from attention import Attention, Scene
-from experiments import AS_TRAINED, SEEDS, TASKS, Trained, judge, like_rope, parse, record
+from experiments import AS_TRAINED, SEEDS, Trained, judge, like_rope, parse, record
 from model import GPT, GPTConfig
 from rope import frequencies, rotate, rotation_table
 
@@ -122,7 +122,7 @@ def main(argv: list[str]) -> None:
     judge("linear", MODELS, argv)
     given, rotated = parse("linear", argv), MODELS[-1]
     found: dict[str, object] = {f"cost at {length}": cost(length) for length in LENGTHS}
-    for task in TASKS:
+    for task in given.tasks:
         runs = [rotated.folder(task, seed, given.out) for seed in SEEDS[: given.seeds]]
         found[f"negative, {task}"] = [round(negative(run), 4) for run in runs]
     record("linear", found)
