@@ -5,10 +5,12 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
+
 import cli
 import drawing
 import tables
-from experiments import RESULTS, ROOT, TASKS, figures
+from experiments import RESULTS, ROOT, TASKS, cache, figures, linear
 from tables import Method, Scores, harm, markdown, spread
 
 SCRIPTS = "bands temperature ranking texts".split()
@@ -60,10 +62,48 @@ def beyond(root: Path) -> str:
     return table(shown, found["matched"], found["passkey"], (1, 2, 4, 8))
 
 
+def recorded(root: Path, name: str) -> dict:
+    """What a script measured by itself."""
+    return json.loads((root / RESULTS / f"{name}.json").read_text())
+
+
 def exact(root: Path) -> str:
-    found = json.loads((root / RESULTS / "exact.json").read_text())
-    rows = [[name, f"{value:.2g}"] for name, value in found.items()]
+    rows = [[name, f"{value:.2g}"] for name, value in recorded(root, "exact").items()]
     return markdown(["largest difference", "measured"], rows)
+
+
+def over_seeds(values: np.ndarray, form: str) -> str:
+    """Mean and standard deviation."""
+    return f"{values.mean():{form}} ± {values.std(ddof=1):{form.lstrip('+')}}"
+
+
+def caches(root: Path) -> str:
+    """Along a generation: losses of a forward pass, and what others lose to it, seed by seed."""
+    found = {name: np.array(values) for name, values in recorded(root, "cache").items()}
+    rows = []
+    for scaling in cache.SCALINGS:
+        exactly = found[f"prose, {scaling}, {cache.WAYS[0]}"]  # (seeds, parts)
+        for way in cache.WAYS:
+            losses, form = found[f"prose, {scaling}, {way}"], ".3f"
+            if way != cache.WAYS[0]:
+                losses, form = losses - exactly, "+.3f"
+            text = [over_seeds(column, form) for column in losses.T]
+            keys = [over_seeds(column, ".2f") for column in found[f"keys, {scaling}, {way}"].T]
+            rows.append([f"{scaling}, {way}", *text, *keys])
+    head = ["read with", "prose 1x-2x", "2x-3x", "3x-4x", "keys 2x", "4x"]
+    return markdown(head, rows) + f"\nseeds {len(exactly)}.\n"
+
+
+def costs(root: Path) -> str:
+    """Microseconds a token, by length; the share of negative weights."""
+    found = recorded(root, "linear")
+    rows = [
+        [name, *(f"{found[f'cost at {length}'][name]:.1f}" for length in linear.LENGTHS)]
+        for name in ("softmax", "linear")
+    ]
+    shares = [f"{task} {over_seeds(np.array(found[f'negative, {task}']), '.2f')}" for task in TASKS]
+    head = ["microseconds a token at", *(f"{length:,}" for length in linear.LENGTHS)]
+    return markdown(head, rows) + f"\nnegative weights: {', '.join(shares)}.\n"
 
 
 def scores(root: Path) -> tuple[Scores, Scores]:
@@ -76,6 +116,7 @@ def page(root: Path) -> str:
     """docs/claims.md as it should be."""
     made = {name: scored(name, *scores(root)) for name in SCRIPTS}
     made |= {"exact": exact(root), "beyond": beyond(root)}
+    # made |= {"caches": caches(root), "costs": costs(root)}
     text = (root / "docs/claims.md").read_text()
     tables.markers(text, made, MAKER)
     for name, content in made.items():
