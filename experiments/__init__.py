@@ -18,11 +18,11 @@ from torch import Tensor
 
 import checkpoint
 import cli
+import configs
 import evaluate
 import rope
 import train
 from evaluate import Form
-from log import noted
 from model import GPT
 
 ROOT = Path(__file__).parent.parent
@@ -52,18 +52,33 @@ class Trained(NamedTuple):
         """The folder of its run, trained now where that has not been done."""
         before, config = TASKS[task]
         path = Path(out) / f"{before}{self.name}-{seed}"
-        if self.flags is None and not path.exists():
-            raise ValueError(f"{path} is missing; ./reproduce.sh trains it, --out names another "
-                             "folder")  # fmt: skip
-        if self.flags is None or noted(path).get("state") == "done":
+        if self.flags is None:
+            if not checkpoint.exists(path):
+                raise ValueError(f"{path} is missing; ./reproduce.sh trains it, --out names "
+                                 "another folder")  # fmt: skip
             return path
         argv = [str(ROOT / config), f"--name={before}{self.name}", f"--out_dir={path}"]
         argv += [flag.format(out=out, seed=seed) for flag in self.flags[task].split()]
         argv += [f"--seed={seed}", "--device=cpu", "--wandb=disabled"]
-        code = train.main(argv + ["--resume"] * checkpoint.exists(path), self.make)
+        if checkpoint.exists(path):
+            if is_whole(path, configs.load(argv)):
+                return path
+            argv.append("--resume")
+        code = train.main(argv, self.make)
         if code != cli.DONE:
             raise SystemExit(code)  # stopped by a signal, and said so
         return path
+
+
+def is_whole(path: Path, config: configs.Config) -> bool:
+    """Whether a run has ended; ValueError where it is another than the one that is wanted."""
+    state = checkpoint.read(path)
+    for name, value in config.deciding.items():
+        was = state["run"].get(name)
+        if value is not None and was != value:
+            raise ValueError(f"{path} was trained with {name} {was}, wanted is {value}; remove it, "
+                             "or name another folder with --out")  # fmt: skip
+    return state["iter"] == config.max_iters and not state.get("row")
 
 
 def like_rope(name: str, forms: list[Form], flags: str, make: type[GPT] = GPT) -> Trained:
@@ -126,13 +141,16 @@ def judge(name: str, models: list[Trained], argv: list[str], ratios=(1, 2, 4, 8)
     """Score the models on both tasks into results/claims/TASK.json, which all scripts share."""
     given = parse(name, argv)
     rope.SCALINGS.update(NEW)
+    for task in given.tasks:  # what cannot be trained here is looked for first
+        for model in models:
+            if model.flags is None:
+                [model.folder(task, seed, given.out) for seed in SEEDS[: given.seeds]]
     for task in given.tasks:
         evaluate.evaluate(*plans(models, task, given, ratios))
 
 
 def record(name: str, found: dict) -> None:
-    """What a script measured by itself, into results/claims/NAME.json; what else it holds stays."""
+    """What a script measured by itself: results/claims/NAME.json."""
     path = ROOT / RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    old = json.loads(path.read_text()) if path.exists() else {}
-    path.write_text(json.dumps(old | found, indent=1) + "\n")
+    path.write_text(json.dumps(found, indent=1) + "\n")

@@ -1,9 +1,10 @@
 """Dynamic scaling along a generation: keys cached as they were rotated, or rotated on each read.
 
 The factor grows with every token past the trained length. A cache of rotated keys keeps those of
-older factors (what transformers does); one of plain keys rotates all of them anew each time it is
-read. Neither is what a forward pass at that length gives, since all layers but the first computed
-their keys from states that saw an older factor. Texts are read a token at a time, as if written.
+older factors (so does transformers, with dynamic NTK); one of plain keys rotates all of them anew
+each time it is read. Neither is what a forward pass at that length gives, since all layers but the
+first computed their keys from states that saw an older factor. Texts are read a token at a time, as
+if written.
 
 Letters: B texts, T time, H heads, D head_dim.
 """
@@ -20,12 +21,12 @@ import cli
 import data
 from data import passkey
 from data.tokenizer import from_meta
-from experiments import SEEDS, TASKS, parse, record
+from experiments import SEEDS, Trained, parse, record
 from model import GPT
 
 SCALINGS = ("dynamic_yarn", "dynamic_ntk")
 WAYS = ("forward pass", "rotated on read", "rotated on write")
-TEXTS, KEYS = 8, 50
+TEXTS, KEYS = 24, 50
 EVERY = 16  # losses are compared at every 16th token past the trained length
 SEED = 2026  # of the keys
 
@@ -70,7 +71,7 @@ def prose(model: GPT, state: dict, way: str) -> list[float]:
     losses = F.cross_entropy(
         logits(model, idx, at, way).transpose(1, 2), idx[:, at], reduction="none"
     )
-    return [part.mean().item() for part in losses.mean(0).tensor_split(3)]
+    return [round(part.mean().item(), 5) for part in losses.mean(0).tensor_split(3)]
 
 
 def keys(model: GPT, state: dict, way: str) -> list[float]:
@@ -90,19 +91,23 @@ def keys(model: GPT, state: dict, way: str) -> list[float]:
 
 @torch.no_grad()
 def main(argv: list[str]) -> None:
-    given, found = parse("cache", argv), {}
-    for task in given.tasks:
-        score = {"prose": prose, "keys": keys}[task]
-        for seed in SEEDS[: given.seeds]:
-            state = checkpoint.read(f"{given.out}/{TASKS[task][0]}rope-{seed}")
+    given = parse("cache", argv)
+    folders = {
+        task: [Trained("rope", []).folder(task, seed, given.out) for seed in SEEDS[: given.seeds]]
+        for task in given.tasks
+    }
+    for task, runs in folders.items():
+        found = {}
+        for run in runs:
+            state = checkpoint.read(run)
             for scaling in SCALINGS:
                 config = checkpoint.adapt(checkpoint.config_of(state), rope_scaling=scaling)
                 model = checkpoint.build(state, config).eval()
                 for way in WAYS:
                     row = found.setdefault(f"{task}, {scaling}, {way}", [])
-                    row.append([round(value, 4) for value in score(model, state, way)])
-                    print(task, seed, scaling, way, *row[-1])
-    record("cache", found)
+                    row.append({"prose": prose, "keys": keys}[task](model, state, way))
+                    print(run, scaling, way, *row[-1])
+        record(f"cache-{task}", found)
 
 
 if __name__ == "__main__":

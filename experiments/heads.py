@@ -1,4 +1,5 @@
-"""One key head for all query heads (arXiv:1911.02150): do the verdicts on planes stay?"""
+"""One key head for all query heads (arXiv:1911.02150), the most that sharing them can do: do the
+verdicts on planes and scalings stay?"""
 
 import cli
 from experiments import NONE, YARN, Trained, bands, judge, known, like_rope

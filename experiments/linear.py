@@ -8,7 +8,6 @@ grows with the length alone.
 Letters: B batch, T time, H heads, D head_dim.
 """
 
-import time
 from pathlib import Path
 
 import torch
@@ -20,8 +19,10 @@ import cli
 import data
 from attention import Attention, Scene
 from experiments import AS_TRAINED, SEEDS, Trained, judge, like_rope, parse, record
+from judge import windows
 from model import GPT, GPTConfig
 from rope import frequencies, rotate, rotation_table
+from turns import in_turn, spread
 
 CHUNK = 128
 LENGTHS = (1024, 4096, 16384)  # at which the cost is measured
@@ -31,25 +32,36 @@ class LinearAttention(Attention):
     """Attention without a softmax; full forward passes only, no cache."""
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
+        if scene.cache is not None:
+            raise ValueError("linear attention has no cache here; ask for a full forward pass")
         q, k, v = self.features(x)
-        y = weights(q, k, scene.rotate).to(v.dtype) @ v
+        y = (above(q, k, scene.rotate) @ v / below(q, k)).to(x.dtype)
         return self.c_proj(y.transpose(1, 2).reshape(x.shape))
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """phi(q), phi(k), v: (B, H, T, D)."""
         heads = self.c_attn(x).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
         q, k, v = heads.chunk(3, 1)
-        return F.elu(q) + 1, F.elu(k) + 1, v
+        return phi(q), phi(k), v
 
 
-def weights(q: Tensor, k: Tensor, rotated) -> Tensor:
-    """What each value is multiplied by: float32 (B, H, T, T)."""
-    above = (rotated(q) @ rotated(k).mT).float().tril()
-    return above / (q @ k.mT).float().tril().sum(-1, keepdim=True)
+def phi(x: Tensor) -> Tensor:
+    """elu(x) + 1, without the steps of 1/256 that bfloat16 would leave of its small values."""
+    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
+
+
+def above(q: Tensor, k: Tensor, rotated) -> Tensor:
+    """The scores of the numerator (B, H, T, T): of the turned features, 0 for the future."""
+    return (rotated(q) @ rotated(k).mT).tril()
+
+
+def below(q: Tensor, k: Tensor) -> Tensor:
+    """What divides them, float32 (B, H, T, 1): the sum of the unturned ones, always positive."""
+    return (q * k.float().cumsum(2)).sum(-1, keepdim=True)
 
 
 def running(q: Tensor, k: Tensor, v: Tensor, rotated) -> Tensor:
-    """weights(q, k) @ v of (B, H, T, D), CHUNK tokens at a time: what went before is one D x D."""
+    """above @ v / below of (B, H, T, D), CHUNK tokens at a time: what went before is one D x D."""
     turned_q, turned_k = rotated(q), rotated(k)
     memory, total, found = 0.0, 0.0, []
     for a in range(0, q.size(2), CHUNK):
@@ -71,6 +83,7 @@ class LinearGPT(GPT):
         for layer, block in enumerate(self.h):
             plain, block.attn = block.attn, LinearAttention(config, layer)
             block.attn.load_state_dict(plain.state_dict())
+        self.register_buffer("linear_attention", torch.ones(()))  # no GPT reads its checkpoints
 
 
 MODELS = [
@@ -86,46 +99,49 @@ def negative(folder: Path) -> float:
     """Share of negative weights, of held-out windows, over all layers and heads."""
     state = checkpoint.read(folder)
     model = checkpoint.build(state, checkpoint.config_of(state), LinearGPT)
-    T, shares = model.config.block_size, []
-    val = data.load(state["run"]["dataset"]).val[: 8 * T]
+    T, shares, dataset = model.config.block_size, [], data.load(state["run"]["dataset"])
+    starts = data.spans(dataset.documents("val"), T, 8)
 
     def count(attn: LinearAttention, given: tuple[Tensor, Scene]) -> None:
         q, k, _ = attn.features(given[0])
         pairs = q.shape[:2].numel() * T * (T + 1) / 2
-        shares.append((weights(q, k, given[1].rotate) < 0).sum() / pairs)
+        shares.append((above(q, k, given[1].rotate) < 0).sum() / pairs)
 
     for block in model.h:
         block.attn.register_forward_pre_hook(count)
-    model.hidden(torch.from_numpy(val.astype("int64")).view(8, T))
+    model.hidden(windows(dataset.val, starts, T, T)[:, :-1])
     return torch.stack(shares).mean().item()
 
 
 @torch.no_grad()
-def cost(length: int, rounds: int = 5) -> dict[str, float]:
-    """Microseconds a token of causal attention, 4 heads of 32: the softmax's, and `running`."""
+def cost(length: int, rounds: int = 5) -> dict[str, list[float]]:
+    """Microseconds a token of causal attention with RoPE, 4 heads of 32: [median, least, most]."""
     table = rotation_table(torch.arange(length), frequencies(32)[0])
-    q, k, v = torch.rand(3, 1, 4, length, 32)
-    ways = {
-        "softmax": lambda: F.scaled_dot_product_attention(q, k, v, is_causal=True),
-        "linear": lambda: running(q, k, v, lambda x: rotate(x, *table)),
+    q, k, v = torch.randn(3, 1, 4, length, 32)
+
+    def turn(x: Tensor) -> Tensor:
+        return rotate(x, *table)
+
+    took = in_turn(
+        {
+            "softmax": lambda: F.scaled_dot_product_attention(turn(q), turn(k), v, is_causal=True),
+            "linear": lambda: running(phi(q), phi(k), v, turn),
+        },
+        rounds,
+    )
+    return {
+        name: [round(1e6 * s / length, 3) for s in spread(times)] for name, times in took.items()
     }
-    found = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            start = time.perf_counter()
-            way()
-            found[name].append(time.perf_counter() - start)
-    return {name: round(1e6 * min(times) / length, 3) for name, times in found.items()}
 
 
 def main(argv: list[str]) -> None:
     judge("linear", MODELS, argv)
     given, rotated = parse("linear", argv), MODELS[-1]
-    found: dict[str, object] = {f"cost at {length}": cost(length) for length in LENGTHS}
     for task in given.tasks:
         runs = [rotated.folder(task, seed, given.out) for seed in SEEDS[: given.seeds]]
-        found[f"negative, {task}"] = [round(negative(run), 4) for run in runs]
-    record("linear", found)
+        record(f"linear-{task}", {"negative": [round(negative(run), 4) for run in runs]})
+    if not given.task:  # alone on the machine, or the times mean nothing
+        record("linear-cost", {str(length): cost(length) for length in LENGTHS})
 
 
 if __name__ == "__main__":

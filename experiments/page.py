@@ -10,7 +10,7 @@ import numpy as np
 import cli
 import drawing
 import tables
-from experiments import RESULTS, ROOT, TASKS, cache, figures, linear
+from experiments import RESULTS, ROOT, TASKS, cache, figures
 from tables import Method, Scores, harm, markdown, spread
 
 SCRIPTS = "bands temperature ranking texts".split()
@@ -79,7 +79,11 @@ def over_seeds(values: np.ndarray, form: str) -> str:
 
 def caches(root: Path) -> str:
     """Along a generation: losses of a forward pass, and what others lose to it, seed by seed."""
-    found = {name: np.array(values) for name, values in recorded(root, "cache").items()}
+    found = {
+        name: np.array(values)
+        for task in TASKS
+        for name, values in recorded(root, f"cache-{task}").items()
+    }
     rows = []
     for scaling in cache.SCALINGS:
         exactly = found[f"prose, {scaling}, {cache.WAYS[0]}"]  # (seeds, parts)
@@ -96,14 +100,15 @@ def caches(root: Path) -> str:
 
 def costs(root: Path) -> str:
     """Microseconds a token, by length; the share of negative weights."""
-    found = recorded(root, "linear")
+    found = recorded(root, "linear-cost")
     rows = [
-        [name, *(f"{found[f'cost at {length}'][name]:.1f}" for length in linear.LENGTHS)]
+        [name, *("{:.1f} ({:.1f} to {:.1f})".format(*of[name]) for of in found.values())]
         for name in ("softmax", "linear")
     ]
-    shares = [f"{task} {over_seeds(np.array(found[f'negative, {task}']), '.2f')}" for task in TASKS]
-    head = ["microseconds a token at", *(f"{length:,}" for length in linear.LENGTHS)]
-    return markdown(head, rows) + f"\nnegative weights: {', '.join(shares)}.\n"
+    shares = [np.array(recorded(root, f"linear-{task}")["negative"]) for task in TASKS]
+    said = [f"{task} {over_seeds(x, '.2f')}" for task, x in zip(TASKS, shares, strict=True)]
+    head = ["microseconds a token at", *(f"{int(length):,}" for length in found)]
+    return markdown(head, rows) + f"\nnegative weights: {', '.join(said)} (of 1).\n"
 
 
 def scores(root: Path) -> tuple[Scores, Scores]:

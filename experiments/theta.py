@@ -1,13 +1,13 @@
 """Other bases than 10,000 in training: do planes that all complete a turn read on more gently?
 
-The slowest plane of base b needs 2 pi b^(15/16) tokens for a turn: 128 at b = 25, so that within
-128 and 256 tokens all planes meet every angle; 2.7 million at b = 1,000,000.
+The slowest plane of base b needs 2 pi b^(15/16) tokens for a turn: 124 at b = 24, so that within
+128 and 256 tokens all planes meet every angle; 2.6 million at b = 1,000,000.
 """
 
 import cli
 from experiments import NONE, YARN, Trained, judge, known, like_rope
 
-BASES = (25, 100, 1_000_000)
+BASES = (24, 100, 1_000_000)
 FORMS = [NONE, known("ntk"), YARN]
 OTHERS = [like_rope(f"theta-{base}", FORMS, f"--rope_theta={base}") for base in BASES]
 MODELS = [*OTHERS[:2], Trained("rope", FORMS), *OTHERS[2:]]

@@ -2,14 +2,16 @@
 
 import json
 import math
+import os
 import signal
 
 import numpy as np
 import oracles_hf as twins
 import pytest
 import torch
-from conftest import SMALL, losses
+from conftest import SMALL, fingerprint, losses, merged
 
+import checkpoint
 import experiments
 import rope
 from attention import Scene
@@ -195,14 +197,40 @@ def test_a_model_that_is_missing_is_trained_once_and_gone_on_with(tmp_path, corp
     assert signal.getsignal(signal.SIGINT) == before
     assert folder == tmp_path / "tiny-1"
     assert len(losses(folder)) == 6
+    asked, original = [], experiments.train.main
     monkeypatch.setattr(experiments.train, "main", lambda argv, make: asked.append(argv) or 143)
-    asked = []
+    (folder / "status.json").unlink()  # as if it had been killed when all was saved
     assert model.folder("prose", 1, str(tmp_path)) == folder
     assert not asked
-    (folder / "status.json").unlink()  # as if it had been killed
-    with pytest.raises(SystemExit, match="143"):
-        model.folder("prose", 1, str(tmp_path))
-    assert asked[0][-1] == "--resume"
+    other = model._replace(flags={"prose": small.replace("--block_size=16", "--block_size=8")})
+    with pytest.raises(ValueError, match="trained with block_size 16, wanted is 8"):
+        other.folder("prose", 1, str(tmp_path))
+    half = small.replace("--max_iters=6", "--max_iters=9")
+    longer = Trained("tiny", [], {"prose": half}, linear.LinearGPT)
+    with pytest.raises(ValueError, match="trained with max_iters 6, wanted is 9"):
+        longer.folder("prose", 1, str(tmp_path))
+    monkeypatch.setattr(experiments.train, "main", original)
+    with pytest.raises(checkpoint.CheckpointError, match="linear_attention is unknown"):
+        checkpoint.load(folder)  # no GPT takes it for its own
+
+
+def test_a_training_that_was_stopped_is_gone_on_with(tmp_path, corpus):
+    flags = [*SMALL[:-1], f"--data_dir={corpus}", "--eval_interval=1"]
+    model = Trained("tiny", [], {"prose": " ".join(merged(flags))}, linear.LinearGPT)
+    with pytest.MonkeyPatch.context() as patch:
+        step = experiments.train.train_step
+
+        def interrupted(run):
+            if run.iter == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return step(run)
+
+        patch.setattr(experiments.train, "train_step", interrupted)
+        with pytest.raises(SystemExit, match="143"):
+            model.folder("prose", 1, str(tmp_path))
+    assert len(losses(model.folder("prose", 1, str(tmp_path)))) == 6
+    whole = model.folder("prose", 1, str(tmp_path / "at once"))
+    assert fingerprint(whole) == fingerprint(tmp_path / "tiny-1")
 
 
 def test_a_script_asks_for_the_runs_of_its_task(tmp_path, monkeypatch):
@@ -212,6 +240,7 @@ def test_a_script_asks_for_the_runs_of_its_task(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"passkey-rope-1337 is missing; ./reproduce.sh trains"):
         experiments.judge("bands", bands.MODELS, started)
     (tmp_path / "passkey-rope-1337").mkdir()
+    (tmp_path / "passkey-rope-1337/ckpt.pt").touch()
     monkeypatch.setattr(experiments.evaluate, "plan_of", lambda path, args: asked.append(path))
     with pytest.raises(TypeError):  # no plan to go on with: only the names are looked at here
         experiments.judge("bands", bands.MODELS, started)

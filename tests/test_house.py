@@ -35,8 +35,8 @@ BELOW = {  # what a room may know of; everything else is above it or beside it
     "evaluate": set("checkpoint cli data judge log machine model positions results rope".split()),
     "sample": {"checkpoint", "data", "model", "sampling", "cli", "machine"},
     "run": {"checkpoint", "cli", "configs", "data", "judge", "log", "machine", "model"},
-    "experiments": {"attention", "checkpoint", "cli", "data", "evaluate", "log", "model"}
-    | {"drawing", "positions", "rope", "tables", "train"},
+    "experiments": {"attention", "checkpoint", "cli", "configs", "data", "drawing", "evaluate"}
+    | {"judge", "model", "positions", "rope", "tables", "train", "turns"},
     "turns": set(),
     "peers": {"model"},
     "bench": set("cli configs data judge machine model peers rope run train turns".split()),
