@@ -13,6 +13,7 @@ from experiments.finetune import SCALINGS, STEPS
 from tables import Method, Scores
 
 HEAD_DIM = 32
+BEFORE = 4  # where no step at all stands on a logarithmic axis
 LENGTHS = {"prose": 256, "keys": 128}  # trained
 READ = {  # form of experiments.bands: how it is named, colour
     "none": ("nothing", BLACK),
@@ -61,7 +62,7 @@ def turning(axes: Axes) -> None:
 
 def bars(axes: Axes, rows: list[dict], name: str) -> None:
     """A bar a way of reading, with its 95 % interval."""
-    low, high = ("ci_low", "ci_high") if name == "accuracy" else (f"{name}_low", f"{name}_high")
+    low, high = bounds(name)
     for place, (row, (_, colour)) in enumerate(zip(rows, READ.values(), strict=True)):
         error = [[row[name] - row[low]], [row[high] - row[name]]]
         axes.barh(place, row[name], color=colour, xerr=error, ecolor="0.4", height=0.65)
@@ -71,32 +72,38 @@ def bars(axes: Axes, rows: list[dict], name: str) -> None:
 
 
 def tuning(prose: Scores, keys: Scores) -> Figure:
-    """Harm and keys against the steps of fine-tuning at 4x, at 1x and at 4x."""
+    """Harm and keys against the steps of fine-tuning at 4x, with their 95 % intervals."""
     figure = Figure(figsize=(9.5, 3.2))
     panels = figure.subplots(1, 3)
-    figure.subplots_adjust(left=0.07, right=0.91, top=0.9, bottom=0.16, wspace=0.7)
+    figure.subplots_adjust(left=0.07, right=0.9, top=0.9, bottom=0.16, wspace=0.75)
     shown = [
-        (prose, "prose", 4, "over_window", "prose at 4x: harm", (-0.05, 1)),
-        (prose, "prose", 1, "over_window", "prose at 1x: harm", (-0.05, 1)),
+        (prose, "prose", 4, "over_window", "harm on prose at 4x", (-0.05, 1)),
+        (prose, "prose", 1, "over_window", "harm on prose at 1x", (-0.05, 1)),
         (keys, "keys", 4, "accuracy", "keys named at 4x", (-0.02, 1.02)),
     ]
     for axes, (scores, task, ratio, name, title, ends) in zip(panels, shown, strict=True):
-        lines = [line(scores, task, scaling, ratio, name) for scaling in SCALINGS]
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("steps of 1,024 characters")
-        axes.set_xscale("symlog", linthresh=10)
-        axes.set_xticks([0, *STEPS[task]], ["0", *map(str, STEPS[task])])
+        axes.set_xscale("log")
+        axes.set_xticks([BEFORE, *STEPS[task]], ["0", *map(str, STEPS[task])])
         axes.minorticks_off()
-        draw(axes, lines, *ends)
+        axes.axhline(0, color="0.4", ls=":", lw=1)
+        draw(axes, [line(scores, task, scaling, ratio, name) for scaling in SCALINGS], *ends)
     return figure
 
 
 def line(scores: Scores, task: str, scaling: str, ratio: int, name: str) -> Line:
-    at = {0: Method("rope", scaling, None if scaling == "none" else 4.0)}
+    at = {BEFORE: Method("rope", scaling, None if scaling == "none" else 4.0)}
     at |= {steps: Method(f"tuned-{scaling}-{steps}", scaling) for steps in STEPS[task]}
+    low, high = bounds(name)
     rows = {steps: scores.at(method, ratio * scores.trained) for steps, method in at.items()}
-    points = [(steps, row[name], row["spread"] or 0) for steps, row in rows.items()]
+    points = [(n, row[name], (row[high] - row[low]) / 2) for n, row in rows.items()]
     return Line(scaling, COLOURS[scaling], "-", *np.array(points, float).T)
+
+
+def bounds(name: str) -> tuple[str, str]:
+    """What the ends of its interval are called."""
+    return ("ci_low", "ci_high") if name == "accuracy" else (f"{name}_low", f"{name}_high")
 
 
 def figures(prose: Scores, keys: Scores) -> dict[str, Callable[[], Figure]]:

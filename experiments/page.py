@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import cli
 import drawing
 import tables
 from experiments import RESULTS, ROOT, TASKS, cache, figures
-from tables import Method, Scores, harm, markdown, spread
+from tables import Method, Scores, fixed, harm, markdown, spread
 
 SCRIPTS = "bands temperature ranking texts".split()
+BY_ITSELF = "amplitude linear theta heads".split()  # models compared, each with itself at 1x
 MAKER = "experiments"
 BEYOND = [  # of reproduce.sh: absolute positions past their end, and position interpolation
     *(Method("learned", way) for way in ("none", "slide", "interpolate")),
@@ -24,19 +26,32 @@ BEYOND = [  # of reproduce.sh: absolute positions past their end, and position i
 ]
 
 
-def cell(row: dict, task: str) -> str:
-    """Keys named; harm on prose, and the loss itself at the trained length."""
+def lost(row: dict) -> str:
+    """As tables.harm, to the model itself at its trained length, unscaled."""
+    if row.get("gain") is None:
+        return "-"
+    return f"{fixed(-row['gain'], '+.2f')} ± {(row['gain_high'] - row['gain_low']) / 2:.2f}"
+
+
+def cell(row: dict, task: str, beyond: Callable[[dict], str]) -> str:
+    """Keys named; of prose the loss at the trained length, and beyond it what is lost."""
     if task == "keys":
         return spread(row, "accuracy", ".2f")
-    return spread(row, "loss", ".3f") if row.get("length") == row.get("trained") else harm(row)
+    return spread(row, "loss", ".3f") if row.get("length") == row.get("trained") else beyond(row)
 
 
-def table(shown: dict[str, Method], prose: Scores, keys: Scores, ratios: tuple[int, ...]) -> str:
+def table(
+    shown: dict[str, Method],
+    prose: Scores,
+    keys: Scores,
+    ratios: tuple[int, ...] = (1, 2, 4, 8),
+    beyond: Callable[[dict], str] = harm,
+) -> str:
     """A line a method, under the name it is shown by; columns by length."""
     columns = [(task, s, n) for task, s in zip(TASKS, (prose, keys), strict=True) for n in ratios]
     head = [f"{task} {n}x" if n == ratios[0] else f"{n}x" for task, _, n in columns]
     rows = [
-        [name, *(cell(s.at(method, n * s.trained), task) for task, s, n in columns)]
+        [name, *(cell(s.at(method, n * s.trained), task, beyond) for task, s, n in columns)]
         for name, method in shown.items()
     ]
     counts = f"prose: seeds {prose.seeds(*shown.values())}, keys: {keys.seeds(*shown.values())}"
@@ -44,22 +59,23 @@ def table(shown: dict[str, Method], prose: Scores, keys: Scores, ratios: tuple[i
 
 
 def scored(script: str, prose: Scores, keys: Scores) -> str:
-    """What a script has scored, in its order; also at 1x where it has several models."""
+    """What a script has scored, in its order. Several models: also at 1x, and each by itself."""
     module, shown = import_module(f"experiments.{script}"), {}
     for model in module.MODELS:
         for form in model.forms:
             name = form.label if len(module.MODELS) == 1 else model.name
             name += f", {form.label}" * (len(model.forms) > 1 < len(module.MODELS))
             shown[name] = Method(model.name, form.label, form.overrides.get("rope_factor"))
-    ratios = (2, 4, 8) if len(module.MODELS) == 1 else (1, 2, 4, 8)
-    return table(shown, prose, keys, getattr(module, "RATIOS", ratios))
+    if script in BY_ITSELF:
+        return table(shown, prose, keys, beyond=lost)
+    return table(shown, prose, keys, getattr(module, "RATIOS", (2, 4, 8)))
 
 
 def beyond(root: Path) -> str:
     """The README's results, of what does not turn."""
     found = tables.load(root)
     shown = {str(method).replace("`", ""): method for method in BEYOND}
-    return table(shown, found["matched"], found["passkey"], (1, 2, 4, 8))
+    return table(shown, found["matched"], found["passkey"])
 
 
 def recorded(root: Path, name: str) -> dict:
