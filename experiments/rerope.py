@@ -38,8 +38,9 @@ class ReRope(nn.Module):
         c, T = self.plain.config, x.size(1)
         q, k, v = self.plain.c_attn(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2).chunk(3, 1)
         at = torch.arange(T)
-        step = max(1.0, T / c.train_len) if self.leaky else math.inf
         W = min(T, int(self.window * c.train_len))
+        # Leaky: the first key of all stands a trained length away, and no farther.
+        step = max(1.0, (T - W) / (c.train_len - W)) if self.leaky else math.inf
         near = self.rotated(q, at) @ self.rotated(k, at).mT  # (B, H, T, T)
         # Within the second product a key at distance d stands W + (d - W) / step away.
         far = self.rotated(q, at / step + W * (1 - 1 / step)) @ self.rotated(k, at / step).mT

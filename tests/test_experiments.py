@@ -79,7 +79,7 @@ def test_rerope_is_the_sum_over_pairs_at_their_distance(leaky):
     config = GPTConfig(vocab_size=9, n_layer=1, n_head=2, n_embd=2 * D, block_size=24)
     state = {"model": GPT(config).state_dict(), "path": "made here"}
     attention = rerope.with_window(0.5, leaky)(state, config).h[0].attn
-    T, W, step = 60, 12, 60 / 24 if leaky else math.inf
+    T, W, step = 60, 12, (60 - 12) / (24 - 12) if leaky else math.inf
     x = torch.randn(1, T, 2 * D)
     q, k, v = attention.plain.c_attn(x).unflatten(-1, (-1, D)).transpose(1, 2).chunk(3, 1)
     a, b = (torch.complex(y[..., : D // 2], y[..., D // 2 :]).to(torch.cdouble) for y in (q, k))
