@@ -26,7 +26,7 @@ from model import GPT
 
 SCALINGS = ("dynamic_yarn", "dynamic_ntk")
 WAYS = ("forward pass", "rotated on read", "rotated on write")
-TEXTS, KEYS = 24, 50
+TEXTS, KEYS = 12, 40
 EVERY = 16  # losses are compared at every 16th token past the trained length
 SEED = 2026  # of the keys
 

@@ -63,10 +63,9 @@ def with_window(window: float, leaky: bool):
 
 
 FORMS = [NONE, YARN]
-for window in (0.25, 0.5):
-    for leaky in (False, True):
-        name = f"{'leaky ' * leaky}ReRoPE, W = {window:g} L"
-        FORMS.append(Form(name, {}, with_window(window, leaky)))
+for window, leaky in ((0.25, False), (0.5, False), (0.5, True)):
+    name = f"{'leaky ' * leaky}ReRoPE, W = {window:g} L"
+    FORMS.append(Form(name, {}, with_window(window, leaky)))
 
 MODELS = [Trained("rope", FORMS)]
 

@@ -5,12 +5,12 @@ The slowest plane of base b needs 2 pi b^(15/16) tokens for a turn: 124 at b = 2
 """
 
 import cli
-from experiments import NONE, YARN, Trained, judge, known, like_rope
+from experiments import NONE, YARN, Trained, judge, like_rope
 
-BASES = (24, 100, 1_000_000)
-FORMS = [NONE, known("ntk"), YARN]
+BASES = (24, 1_000_000)
+FORMS = [NONE, YARN]
 OTHERS = [like_rope(f"theta-{base}", FORMS, f"--rope_theta={base}") for base in BASES]
-MODELS = [*OTHERS[:2], Trained("rope", FORMS), *OTHERS[2:]]
+MODELS = [OTHERS[0], Trained("rope", FORMS), OTHERS[1]]
 
 if __name__ == "__main__":
     cli.end(lambda argv: judge("theta", MODELS, argv))
