@@ -19,10 +19,12 @@ from torch import Tensor
 import checkpoint
 import cli
 import configs
+import data
 import evaluate
 import rope
 import train
 from evaluate import Form
+from judge import windows
 from model import GPT
 
 ROOT = Path(__file__).parent.parent
@@ -147,6 +149,14 @@ def judge(name: str, models: list[Trained], argv: list[str], ratios=(1, 2, 4, 8)
                 [model.folder(task, seed, given.out) for seed in SEEDS[: given.seeds]]
     for task in given.tasks:
         evaluate.evaluate(*plans(models, task, given, ratios))
+
+
+def held_out(state: dict, length: int, count: int) -> Tensor:
+    """Windows int64 (count, length + 1), of the held-out text of the run of a checkpoint."""
+    run = state["run"]
+    dataset = data.load(run["dataset"], Path(run["data_dir"]) if run["data_dir"] else data.DATA)
+    starts = data.spans(dataset.documents("val"), length, count)
+    return windows(dataset.val, starts, length, length)
 
 
 def record(name: str, found: dict) -> None:

@@ -11,17 +11,15 @@ Letters: B texts, T time, H heads, D head_dim.
 
 from collections.abc import Iterator
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 import checkpoint
 import cli
-import data
 from data import passkey
 from data.tokenizer import from_meta
-from experiments import SEEDS, Trained, parse, record
+from experiments import SEEDS, Trained, held_out, parse, record
 from model import GPT
 
 SCALINGS = ("dynamic_yarn", "dynamic_ntk")
@@ -31,6 +29,7 @@ EVERY = 16  # losses are compared at every 16th token past the trained length
 SEED = 2026  # of the keys
 
 
+@torch.no_grad()
 def stepwise(model: GPT, idx: Tensor, on_read: bool) -> Iterator[Tensor]:
     """Logits (B, V) after each token of idx (B, T), with a cache of plain or of rotated keys."""
     c, p, T = model.config, model.position, idx.size(1)
@@ -64,14 +63,11 @@ def logits(model: GPT, idx: Tensor, at: list[int], way: str) -> Tensor:
 
 def prose(model: GPT, state: dict, way: str) -> list[float]:
     """Mean loss from 1x to 2x, 2x to 3x and 3x to 4x the trained length, of held-out text."""
-    dataset, L = data.load(state["run"]["dataset"]), model.config.train_len
-    starts = data.spans(dataset.documents("val"), 4 * L, TEXTS)
-    idx = torch.from_numpy(dataset.val[starts[:, None] + np.arange(4 * L)].astype("int64"))
-    at = list(range(L + EVERY, 4 * L, EVERY))
-    losses = F.cross_entropy(
-        logits(model, idx, at, way).transpose(1, 2), idx[:, at], reduction="none"
-    )
-    return [round(part.mean().item(), 5) for part in losses.mean(0).tensor_split(3)]
+    L = model.config.train_len
+    idx, at = held_out(state, 4 * L, TEXTS), list(range(L + EVERY, 4 * L, EVERY))
+    found = logits(model, idx, at, way).transpose(1, 2)  # (B, V, len(at))
+    losses = F.cross_entropy(found, idx[:, at], reduction="none").mean(0)
+    return [round(part.mean().item(), 5) for part in losses.tensor_split(3)]
 
 
 def keys(model: GPT, state: dict, way: str) -> list[float]:
@@ -80,7 +76,7 @@ def keys(model: GPT, state: dict, way: str) -> list[float]:
     for length in (2 * model.config.train_len, 4 * model.config.train_len):
         asked = passkey.questions(length, KEYS, SEED)
         idx, answers = (
-            torch.tensor([list(tokenizer.encode(text)) for text in texts])
+            torch.tensor([tokenizer.encode(text).tolist() for text in texts])
             for texts in zip(*[(q.text, q.answer) for q in asked], strict=True)
         )
         at = list(range(length - answers.size(1) + 1, length + 1))

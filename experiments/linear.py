@@ -16,10 +16,8 @@ from torch import Tensor
 
 import checkpoint
 import cli
-import data
 from attention import Attention, Scene
-from experiments import AS_TRAINED, SEEDS, Trained, judge, like_rope, parse, record
-from judge import windows
+from experiments import AS_TRAINED, SEEDS, Trained, held_out, judge, like_rope, parse, record
 from model import GPT, GPTConfig
 from rope import frequencies, rotate, rotation_table
 from turns import in_turn, spread
@@ -99,8 +97,7 @@ def negative(folder: Path) -> float:
     """Share of negative weights, of held-out windows, over all layers and heads."""
     state = checkpoint.read(folder)
     model = checkpoint.build(state, checkpoint.config_of(state), LinearGPT)
-    T, shares, dataset = model.config.block_size, [], data.load(state["run"]["dataset"])
-    starts = data.spans(dataset.documents("val"), T, 8)
+    T, shares = model.config.block_size, []
 
     def count(attn: LinearAttention, given: tuple[Tensor, Scene]) -> None:
         q, k, _ = attn.features(given[0])
@@ -109,7 +106,7 @@ def negative(folder: Path) -> float:
 
     for block in model.h:
         block.attn.register_forward_pre_hook(count)
-    model.hidden(windows(dataset.val, starts, T, T)[:, :-1])
+    model.hidden(held_out(state, T, 8)[:, :-1])
     return torch.stack(shares).mean().item()
 
 

@@ -13,8 +13,11 @@ from conftest import SMALL, fingerprint, losses, merged
 
 import checkpoint
 import experiments
+import judge
 import rope
 from attention import Scene
+from data import passkey
+from data.tokenizer import Char
 from experiments import (
     Trained,
     amplitude,
@@ -165,6 +168,41 @@ def test_rotation_on_read_is_exact_in_the_first_layer_alone():
         far[layers] = (read - cache.logits(model, idx, [9, 32], "forward pass")).abs().max()
     assert far[1] < 1e-5
     assert far[2] > 1e-3
+
+
+@torch.no_grad()
+def test_what_is_read_along_a_text_is_what_the_judge_reads(corpus, monkeypatch):
+    """Unscaled, all three ways are one model: the judge's losses, and the keys it finds named."""
+    monkeypatch.setattr(cache, "EVERY", 4)
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=40, n_layer=1, n_head=2, n_embd=16, block_size=8)).eval()
+    state = {"run": {"dataset": "small", "data_dir": str(corpus)}}
+    text = experiments.held_out(state, 32, cache.TEXTS)
+    whole = judge.token_losses(model, text[:, :-1], text[:, 1:]).mean(0)
+    wanted = [whole[torch.tensor(part) - 1].mean().item() for part in ((12, 16), (20, 24), (28,))]
+    for way in cache.WAYS:
+        assert cache.prose(model, state, way) == pytest.approx(wanted, abs=1e-4)
+
+
+@torch.no_grad()
+def test_keys_along_a_text_are_those_that_the_judge_names(monkeypatch):
+    """Every other answer is what the model itself would say, digit by digit."""
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(vocab_size=12, n_layer=1, n_head=2, n_embd=16, block_size=8)).eval()
+    tokenizer = Char("0123456789[]")
+
+    def questions(length, count, seed):
+        idx = torch.randint(12, (count, length), generator=torch.Generator().manual_seed(length))
+        said = model(idx)[:, -4:].argmax(-1)
+        said[::2] = (said[::2] + 1) % 12
+        assert judge.named(model, idx, said) == [False, True] * (count // 2)
+        texts = [[tokenizer.decode(row.tolist()) for row in x] for x in (idx, said)]
+        return [passkey.Question(*pair, 0.5) for pair in zip(*texts, strict=True)]
+
+    monkeypatch.setattr(passkey, "questions", questions)
+    state = {"tokenizer": tokenizer.to_meta()}
+    for way in cache.WAYS:
+        assert cache.keys(model, state, way) == [0.5, 0.5]
 
 
 def test_loud_sinusoids_are_those_of_the_paper():
