@@ -108,4 +108,4 @@ def bounds(name: str) -> tuple[str, str]:
 
 def figures(prose: Scores, keys: Scores) -> dict[str, Callable[[], Figure]]:
     """By the name of their files in docs/."""
-    return {"planes": lambda: planes(prose, keys)}
+    return {"planes": lambda: planes(prose, keys), "tuning": lambda: tuning(prose, keys)}

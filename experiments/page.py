@@ -14,7 +14,9 @@ import tables
 from experiments import RESULTS, ROOT, TASKS, cache, figures
 from tables import Method, Scores, fixed, harm, markdown, spread
 
-SCRIPTS = "bands temperature ranking texts rerope amplitude linear precision heads".split()
+SCRIPTS = (  # that score on both tasks, by the number of their claim
+    "bands temperature ranking texts rerope finetune amplitude linear precision theta heads"
+).split()
 BY_ITSELF = "amplitude linear theta heads".split()  # models compared, each with itself at 1x
 MAKER = "experiments"
 BEYOND = [  # of reproduce.sh: absolute positions past their end, and position interpolation
