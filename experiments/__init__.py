@@ -145,8 +145,8 @@ def judge(name: str, models: list[Trained], argv: list[str], ratios=(1, 2, 4, 8)
     rope.SCALINGS.update(NEW)
     for task in given.tasks:  # what cannot be trained here is looked for first
         for model in models:
-            if model.flags is None:
-                [model.folder(task, seed, given.out) for seed in SEEDS[: given.seeds]]
+            for seed in SEEDS[: given.seeds] if model.flags is None else ():
+                model.folder(task, seed, given.out)
     for task in given.tasks:
         evaluate.evaluate(*plans(models, task, given, ratios))
 

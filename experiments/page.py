@@ -135,9 +135,9 @@ def scores(root: Path) -> tuple[Scores, Scores]:
     return Scores(prose, "matched"), Scores(keys, "passkey")
 
 
-def page(root: Path) -> str:
+def page(root: Path, found: tuple[Scores, Scores]) -> str:
     """docs/claims.md as it should be."""
-    made = {name: scored(name, *scores(root)) for name in SCRIPTS}
+    made = {name: scored(name, *found) for name in SCRIPTS}
     made |= {"exact": exact(root), "beyond": beyond(root)}
     made |= {"caches": caches(root), "costs": costs(root)}
     text = (root / "docs/claims.md").read_text()
@@ -151,7 +151,8 @@ def main(argv: list[str], root: Path = ROOT) -> int:
     parser = cli.Parser(prog="python -m experiments.page", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where stale")
     args, path = parser.parse_args(argv), root / "docs/claims.md"
-    text, drawings = page(root), drawing.drawn(root, figures.figures(*scores(root)))
+    found = scores(root)
+    text, drawings = page(root, found), drawing.drawn(root, figures.figures(*found))
     if args.check:
         old = ["docs/claims.md"] * (text != path.read_text()) + drawing.redrawn(drawings)
         if old:
