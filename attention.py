@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+BLOCK = 256  # queries at once in `products`
+
 
 class Linear(nn.Linear):
     """nn.Linear that knows a single token (C,): matrix times vector, without the detour over mm."""
@@ -54,6 +56,7 @@ class Scene:
     mask: Tensor | None  # added to the scores, or True where a key is seen; None: plain causal
     scale: float
     cache: KVCache | None
+    last: int | None = None  # positions at the end that are answered (None: all)
 
 
 class Attention(nn.Module):
@@ -72,29 +75,46 @@ class Attention(nn.Module):
         q, k = scene.rotate(qk).split((c.n_head, c.kv_heads), 1)
         if scene.cache is not None:
             k, v = scene.cache.append(self.layer, k, v)  # (B, H_kv, S, D)
+        if scene.last is not None:
+            q = q[:, :, -scene.last :]
         dropout = c.dropout * self.training
-        if scene.mask is None and products_are_faster(q, k):
-            y = products(q, k, v, scene.scale, dropout)
+        if products_are_faster(q, k):
+            y = products(q, k, v, scene.mask, scene.scale, dropout)
         else:
             causal, gqa = scene.mask is None and q.size(2) > 1, c.kv_heads != c.n_head
             y = F.scaled_dot_product_attention(
                 q, k, v, scene.mask, dropout, causal, scale=scene.scale, enable_gqa=gqa
             )
-        y = y.transpose(1, 2).reshape(x.shape)  # (B, T, C)
-        return F.dropout(self.c_proj(y), c.dropout, self.training)
+        y = y.transpose(1, 2).flatten(2)  # (B, T or last, C)
+        y = self.c_proj(y if x.dim() > 1 else y.view(-1))
+        return F.dropout(y, c.dropout, self.training)
 
 
 def products_are_faster(q: Tensor, k: Tensor) -> bool:
-    """Training in bfloat16 on a CPU, on short windows: measured 2 to 7 times faster up to 256."""
+    """Training in bfloat16 on a CPU, on windows up to 1,024: measured 1.2 to 7 times faster."""
     if not torch.is_grad_enabled() or q.dtype != torch.bfloat16 or q.device.type != "cpu":
         return False
-    return q.shape == k.shape and q.size(2) <= 256
+    return q.shape == k.shape and q.size(2) <= 4 * BLOCK
 
 
-def products(q: Tensor, k: Tensor, v: Tensor, scale: float, dropout: float) -> Tensor:
-    """Causal attention (B, H, T, D) as two matrix products and a softmax."""
-    T = q.size(2)
-    future = torch.full((1, T, T), -math.inf, dtype=q.dtype, device=q.device).triu(1)
-    scores = torch.baddbmm(future, q.flatten(0, 1), k.flatten(0, 1).mT, alpha=scale)  # (BH, T, T)
-    weights = F.dropout(scores.softmax(-1), dropout)
-    return (weights.to(v.dtype) @ v.flatten(0, 1)).unflatten(0, q.shape[:2])
+def products(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, dropout: float
+) -> Tensor:
+    """Causal attention (B, H, T, D) as two matrix products and a softmax, BLOCK queries at a time.
+
+    mask: float (1, H, T, T), added to the scores and -inf at keys to come; None: the latter alone.
+    """
+    B, H, T, _ = q.shape
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))  # (BH, T, D)
+    found = []
+    for start in range(0, T, BLOCK):
+        end = min(start + BLOCK, T)  # no key from here on is seen
+        if mask is None:
+            bias = q.new_full((1, end - start, end), -math.inf).triu(start + 1)
+        else:
+            part = mask[..., start:end, :end].to(q.dtype)
+            bias = part.expand(B, H, -1, -1).flatten(0, 1)
+        scores = torch.baddbmm(bias, q[:, start:end], k[:, :end].mT, alpha=scale)
+        weights = F.dropout(scores.softmax(-1), dropout)  # (BH, BLOCK or less, end)
+        found.append(weights.to(v.dtype) @ v[:, :end])
+    return torch.cat(found, 1).unflatten(0, (B, -1))

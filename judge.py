@@ -62,7 +62,7 @@ def token_losses(model: GPT, x: Tensor, y: Tensor) -> Tensor:
     size, rows = max(1, BATCH_TOKENS // x.size(1)), LOGITS // model.config.vocab_size + 1
     found = []
     for part, wanted in zip(x.split(size), y.split(size), strict=True):
-        hidden = model.hidden(part.to(device))[:, -y.size(1) :].flatten(0, 1)
+        hidden = model.hidden(part.to(device), last=y.size(1)).flatten(0, 1)
         targets = wanted.to(device).flatten()
         # Logits are the largest thing there is: a piece at a time.
         for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
@@ -233,6 +233,6 @@ def named(model: GPT, x: Tensor, y: Tensor) -> list[bool]:
     device, size = next(model.parameters()).device, max(1, BATCH_TOKENS // x.size(1))
     found = []
     for part, answer in zip(x.split(size), y.split(size), strict=True):
-        likeliest = model.logits(model.hidden(part.to(device))[:, -y.size(1) :]).argmax(-1)
+        likeliest = model.logits(model.hidden(part.to(device), last=y.size(1))).argmax(-1)
         found += (likeliest.cpu() == answer).all(1).tolist()
     return found

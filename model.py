@@ -8,7 +8,7 @@ and values), D head_dim, V vocabulary.
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import get_type_hints
 
 import torch
@@ -127,7 +127,10 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
-        x = x + self.attn(self.ln_1(x), scene)
+        y = self.attn(self.ln_1(x), scene)
+        if scene.last is not None:
+            x, y = x[:, -scene.last :], y[:, -scene.last :]
+        x = x + y
         return x + self.mlp(self.ln_2(x))
 
 
@@ -175,10 +178,15 @@ class GPT(nn.Module):
         logits = F.linear(x, self.wte.weight)
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
-    def hidden(self, idx: Tensor, cache: KVCache | None = None) -> Tensor:
-        """Token ids (B, T) that follow those in the cache -> what the head reads, (B, T, C)."""
+    def hidden(self, idx: Tensor, cache: KVCache | None = None, last: int | None = None) -> Tensor:
+        """Token ids (B, T) that follow those in the cache -> what the head reads, (B, T, C).
+
+        last: of how many positions at the end (None: of all T). The final block works for them
+        alone, which saves up to a layer's time.
+        """
+        last = last if last is not None and last < idx.size(1) else None
         if cache is None and self._view(idx.size(1))[0]:
-            return self._slide(idx)
+            return self._slide(idx)[:, -(last or 0) :]
         start = cache.length if cache is not None else 0
         length = start + idx.size(1)
         self.check_length(length)
@@ -190,11 +198,16 @@ class GPT(nn.Module):
         scene = self._scene(positions, length, cache, x.dtype)
         if cache is not None and idx.numel() == 1:
             x = x.flatten()  # products of a matrix and a vector take half the time
-        for block in self.h:
+        *earlier, final = self.h
+        for block in earlier:
             x = block(x, scene)
+        if last is not None:
+            mask = self._mask(positions[-last:], length, x.dtype)
+            scene = replace(scene, mask=mask, last=last)
+        x = final(x, scene)
         if cache is not None:
             cache.length = length
-        return self.ln_f(x).view(*idx.shape, -1)
+        return self.ln_f(x).view(idx.size(0), -1, self.config.n_embd)
 
     def check_length(self, length: int) -> None:
         """ValueError that names the alternatives, where the encoding cannot place `length`."""
@@ -205,8 +218,9 @@ class GPT(nn.Module):
                 "or take a model with pos 'rope'"
             )
 
-    def _scene(self, positions: Tensor, length: int, cache: KVCache | None, dtype) -> Scene:
-        p, mask = self.position, self.position.bias(positions, length)
+    def _mask(self, positions: Tensor, length: int, dtype) -> Tensor | None:
+        """What the tokens at `positions` may see of `length`, and how well; None: what is past."""
+        mask = self.position.bias(positions, length)
         if mask is not None or 1 < positions.size(0) < length:
             future = torch.arange(length, device=positions.device) > positions[:, None]  # (T, S)
             mask = ~future if mask is None else mask.masked_fill(future, -math.inf)[None]
@@ -214,6 +228,10 @@ class GPT(nn.Module):
         exact = dtype == torch.float64 or positions.is_cuda
         if exact and mask is not None and mask.is_floating_point():
             mask = mask.to(dtype)
+        return mask
+
+    def _scene(self, positions: Tensor, length: int, cache: KVCache | None, dtype) -> Scene:
+        p, mask = self.position, self._mask(positions, length, dtype)
         if cache is None:
             table = p.table(positions, length)
         else:
@@ -227,8 +245,8 @@ class GPT(nn.Module):
         """Every position read with only the last block_size tokens, each window from zero."""
         L = self.config.block_size
         windows = idx.unfold(1, L, 1)[:, 1:].flatten(0, 1)  # (B (T - L), L)
-        last = torch.cat([self.hidden(part)[:, -1] for part in windows.split(64)])  # (.., C)
-        return torch.cat((self.hidden(idx[:, :L]), last.unflatten(0, (idx.size(0), -1))), 1)
+        last = torch.cat([self.hidden(part, last=1) for part in windows.split(64)])  # (.., 1, C)
+        return torch.cat((self.hidden(idx[:, :L]), last.view(idx.size(0), -1, last.size(-1))), 1)
 
     @torch.no_grad()  # not inference_mode, whose tensors would poison a later training step
     def generate(
@@ -274,4 +292,4 @@ class GPT(nn.Module):
         view = self._view(idx.size(1))
         if view != cache.view:  # what it holds was computed for other positions
             cache.length, cache.view = 0, view
-        return self.logits(self.hidden(idx[:, view[0] + cache.length :], cache)[0, -1])
+        return self.logits(self.hidden(idx[:, view[0] + cache.length :], cache, last=1)[0, -1])

@@ -33,11 +33,16 @@ mkdir -p out/logs
 
 for name in shakespeare passkey passkey-4x; do python -m data.prepare $name; done
 
-for seed in $seeds; do
-    for e in $encodings; do echo "train out/$e-$seed configs/$e.py --seed=$seed"; done
-    for e in $encodings; do echo "train out/passkey-$e-$seed configs/passkey/$e.py --seed=$seed"; done
-    echo "train out/rope-4x-$seed configs/rope_4x.py --seed=$seed"
-done | together
+{ # the longest first, so that no core waits long for the last
+    for seed in $seeds; do echo "train out/rope-4x-$seed configs/rope_4x.py --seed=$seed"; done
+    for task in "" passkey/; do
+        for seed in $seeds; do
+            for e in $encodings; do
+                echo "train out/${task/\//-}$e-$seed configs/$task$e.py --seed=$seed"
+            done
+        done
+    done
+} | together
 
 for seed in $seeds; do
     for m in $methods; do
@@ -64,3 +69,4 @@ python evaluate.py $(runs "$encodings $tuned" "") $prose
 python evaluate.py $(runs rope-4x "") $prose --rope_scaling none
 python evaluate.py $(runs "$encodings $tuned" passkey-) $passkey
 python plot.py --training $(runs "$encodings rope-4x $tuned" "")
+echo "done after $((SECONDS / 60)) minutes"

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from attention import products, products_are_faster
+from attention import BLOCK, products, products_are_faster
 from model import GPT, GPTConfig
 
 
@@ -13,28 +13,49 @@ def heads(dtype, T=24):
     return [torch.randn(2, 3, T, 8, dtype=dtype, requires_grad=True) for _ in range(3)]
 
 
-def both(dtype, scale=0.3):
+def alibi(T, dtype):
+    """Scores less a slope times the distance, -inf at keys to come: (1, heads, T, T)."""
+    place = torch.arange(T, dtype=dtype)
+    bias = torch.tensor([0.5, 0.1, 0.02], dtype=dtype)[:, None, None] * (place - place[:, None])
+    return bias.masked_fill(place > place[:, None], -torch.inf)[None]
+
+
+def both(dtype, T=24, mask=None, scale=0.3):
     """(ours, torch's), each as output and gradients."""
     found = []
     for attend in (
-        lambda q, k, v: products(q, k, v, scale, 0.0),
-        lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale),
+        lambda q, k, v: products(q, k, v, mask, scale, 0.0),
+        lambda q, k, v: F.scaled_dot_product_attention(
+            q, k, v, mask, is_causal=mask is None, scale=scale
+        ),
     ):
-        q, k, v = heads(dtype)
+        q, k, v = heads(dtype, T)
         y = attend(q, k, v)
         (y * torch.linspace(-1, 1, y.numel(), dtype=dtype).view_as(y)).sum().backward()
         found.append([y, q.grad, k.grad, v.grad])
     return found
 
 
-def test_products_are_attention_forward_and_backward():
-    for ours, theirs in zip(*both(torch.float64), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-14)
+LENGTHS = [1, 24, BLOCK, BLOCK + 1, 3 * BLOCK - 7]
 
 
-def test_in_bfloat16_products_err_no_more_than_twice_as_much():
-    exact = both(torch.float64)[1]
-    ours, theirs = both(torch.bfloat16)
+@pytest.mark.parametrize("T", LENGTHS)
+@pytest.mark.parametrize("biased", [False, True])
+def test_products_are_attention_forward_and_backward(T, biased):
+    mask = alibi(T, torch.float64) if biased else None
+    for ours, theirs in zip(*both(torch.float64, T, mask), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("T", LENGTHS)
+@pytest.mark.parametrize("biased", [False, True])
+def test_in_bfloat16_products_err_no_more_than_twice_as_much(T, biased):
+    def mask(dtype):
+        return alibi(T, torch.float64).to(dtype) if biased else None
+
+    exact = both(torch.float64, T, mask(torch.float64))[1]
+    # Asked as the model asks: a float32 mask beside bfloat16 queries.
+    ours, theirs = both(torch.bfloat16, T, mask(torch.float32))
     for a, b, c in zip(ours, theirs, exact, strict=True):
         assert (a - c).abs().max() <= 2 * (b - c).abs().max() + 2e-2
 
@@ -47,7 +68,7 @@ def test_they_are_chosen_in_bfloat16_training_on_short_windows_of_a_cpu_alone():
     assert not products_are_faster(q, k[:, :1])
     assert not products_are_faster(q[:, :, -1:], k)
     assert not products_are_faster(q.float(), k.float())
-    assert not products_are_faster(*heads(torch.bfloat16, T=513)[:2])
+    assert not products_are_faster(*heads(torch.bfloat16, T=4 * BLOCK + 1)[:2])
     assert not products_are_faster(q.to("meta"), k.to("meta"))
 
 

@@ -98,6 +98,21 @@ def test_a_text_read_in_pieces_is_read_as_a_whole(settings, n_kv_head):
     torch.testing.assert_close(torch.cat(pieces, 1), model(idx), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("n_kv_head", [4, 1])
+@pytest.mark.parametrize("settings", encodings(), ids=name)
+def test_the_last_positions_alone_are_those_of_the_whole(settings, n_kv_head):
+    model = tiny(torch.float64, n_kv_head=n_kv_head, **settings)
+    for length in (3, longest(settings)):
+        idx = tokens(length, batch=2)
+        whole, cache = model.hidden(idx), KVCache(length)
+        for last in (1, 2, length - 1, length, length + 1):
+            part = model.hidden(idx, last=last)
+            torch.testing.assert_close(part, whole[:, -last:], rtol=0, atol=1e-12)
+        if settings["beyond"] != "slide" or length <= L:
+            part = model.hidden(idx, cache, last=2)
+            torch.testing.assert_close(part, whole[:, -2:], rtol=0, atol=1e-12)
+
+
 def test_a_cache_refuses_positions_past_its_size():
     model, cache = tiny(), KVCache(4)
     model.hidden(tokens(3), cache)
