@@ -9,7 +9,7 @@ from evaluate import Form
 from experiments import Trained, judge
 
 SCALINGS = "none linear ntk yarn".split()
-STEPS = {"prose": (10, 30, 100, 300), "keys": (10, 30, 100)}
+STEPS = {"prose": (10, 30, 100, 300, 1000), "keys": (10, 30, 100, 300)}
 RATIOS = (1, 4, 8)  # the longest decides what is scored: 8x, as in all scripts
 FACTOR = {"rope_factor": 4.0}
 ZERO_SHOT = [

@@ -221,7 +221,7 @@ def test_every_model_that_is_tuned_is_a_config_of_train_py(monkeypatch, tmp_path
         for task in model.flags:
             model.folder(task, 1, str(tmp_path / "o u t"))
     configs = [experiments.train.configs.load(argv) for argv in asked]
-    assert len({config.folder for config in configs}) == len(configs) == 28
+    assert len({config.folder for config in configs}) == len(configs) == 36
     assert {config.block_size / config.train_len for config in configs} == {4}
     assert {config.tokens_per_step for config in configs} == {1024}
     assert str(tmp_path / "o u t/passkey-rope-1") in {config.init_from for config in configs}
