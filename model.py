@@ -129,6 +129,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
         y = self.attn(self.ln_1(x), scene)
         if scene.last is not None:
+            # (an attention that answers for all positions, as in experiments/, is cut here)
             x, y = x[:, -scene.last :], y[:, -scene.last :]
         x = x + y
         return x + self.mlp(self.ln_2(x))
