@@ -29,6 +29,11 @@ from model import GPT
 
 ROOT = Path(__file__).parent.parent
 RESULTS = "results/claims"
+FILES = {  # prose is compared on the same targets alone, and the longest length bounds those
+    "prose": "prose-{}x.json",
+    "keys": "keys.json",
+}
+RATIOS = (1, 2, 4, 8)  # lengths, in trained lengths, where a script has none of its own
 SEEDS = (1337, 1, 2)
 TASKS = {  # task: before the names of its runs, what they are trained with
     "prose": ("", "configs/rope.py"),
@@ -121,15 +126,18 @@ def parse(name: str, argv: list[str]):
     return given
 
 
+def scores_of(task: str, longest: int) -> str:
+    """The file that holds what was scored at lengths up to this many trained ones."""
+    return f"{RESULTS}/{FILES[task].format(longest)}"
+
+
 def plans(models: list[Trained], task: str, given, ratios):
     """What evaluate.py is to measure of the models that a task has; trains what is missing."""
-    path = ROOT / RESULTS / f"{task}.json"
+    path = ROOT / scores_of(task, ratios[-1])
     lengths = ",".join(f"{n}x" for n in ratios)
     flags = [f"--json={path}", f"--lengths={lengths}", "--wandb=disabled", "--device=cpu"]
     args, found = evaluate.parse(["RUN", *ASKED[task], *flags]), []
     for model in models:
-        if model.flags is not None and task not in model.flags:
-            continue
         forms = model.forms
         if model.make is not GPT:
             build = partial(checkpoint.build, make=model.make)
@@ -139,8 +147,8 @@ def plans(models: list[Trained], task: str, given, ratios):
     return found, args
 
 
-def judge(name: str, models: list[Trained], argv: list[str], ratios=(1, 2, 4, 8)) -> None:
-    """Score the models on both tasks into results/claims/TASK.json, which all scripts share."""
+def judge(name: str, models: list[Trained], argv: list[str], ratios=RATIOS) -> None:
+    """Score the models on both tasks into files that all scripts share."""
     given = parse(name, argv)
     rope.SCALINGS.update(NEW)
     for task in given.tasks:  # what cannot be trained here is looked for first

@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
     cli.Parser(prog="python -m experiments.exact", description=__doc__).parse_args(argv)
     found = {name: float(f"{value:.3g}") for name, value in measure().items()}
     record("exact", found)
-    print("\n".join(f"{name:<45}{value:.2g}" for name, value in found.items()))
+    print("\n".join(f"{name:<45}{value:.3g}" for name, value in found.items()))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
-"""The figures of docs/claims.md: which angles a plane has met, and the way of fine-tuning."""
+"""The figures of docs/claims.md: which angles a plane has met, fine-tuning, the base."""
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -8,7 +9,8 @@ from matplotlib.figure import Figure
 
 import rope
 from drawing import BLACK, BLUE, GREEN, ORANGE, RED, SKY, Line, draw
-from experiments import by_turns
+from evaluate import Form
+from experiments import NONE, YARN, by_turns, theta
 from experiments.finetune import SCALINGS, STEPS
 from tables import Method, Scores
 
@@ -77,28 +79,58 @@ def tuning(prose: Scores, keys: Scores) -> Figure:
     panels = figure.subplots(1, 3)
     figure.subplots_adjust(left=0.07, right=0.9, top=0.9, bottom=0.16, wspace=0.75)
     shown = [
-        (prose, "prose", 4, "over_window", "harm on prose at 4x", (-0.05, 1)),
-        (prose, "prose", 1, "over_window", "harm on prose at 1x", (-0.05, 1)),
-        (keys, "keys", 4, "accuracy", "keys named at 4x", (-0.02, 1.02)),
+        (prose, 4, "over_window", "harm on prose at 4x", (-0.05, 1)),
+        (prose, 1, "over_window", "harm on prose at 1x", (-0.05, 1)),
+        (keys, 4, "accuracy", "keys named at 4x", (-0.02, 1.02)),
     ]
-    for axes, (scores, task, ratio, name, title, ends) in zip(panels, shown, strict=True):
+    for axes, (scores, ratio, name, title, ends) in zip(panels, shown, strict=True):
         axes.set_title(title, fontsize=10)
         axes.set_xlabel("steps of 1,024 characters")
         axes.set_xscale("log")
-        axes.set_xticks([BEFORE, *STEPS[task]], ["0", *map(str, STEPS[task])])
+        axes.set_xticks([BEFORE, *STEPS], ["0", *map(str, STEPS)])
         axes.minorticks_off()
         axes.axhline(0, color="0.4", ls=":", lw=1)
-        draw(axes, [line(scores, task, scaling, ratio, name) for scaling in SCALINGS], *ends)
+        draw(axes, [line(scores, scaling, ratio, name) for scaling in SCALINGS], *ends)
     return figure
 
 
-def line(scores: Scores, task: str, scaling: str, ratio: int, name: str) -> Line:
+def line(scores: Scores, scaling: str, ratio: int, name: str) -> Line:
     at = {BEFORE: Method("rope", scaling, None if scaling == "none" else 4.0)}
-    at |= {steps: Method(f"tuned-{scaling}-{steps}", scaling) for steps in STEPS[task]}
-    low, high = bounds(name)
+    at |= {steps: Method(f"tuned-{scaling}-{steps}", scaling) for steps in STEPS}
     rows = {steps: scores.at(method, ratio * scores.trained) for steps, method in at.items()}
-    points = [(n, row[name], (row[high] - row[low]) / 2) for n, row in rows.items()]
-    return Line(scaling, COLOURS[scaling], "-", *np.array(points, float).T)
+    return curve(scaling, COLOURS[scaling], rows, name)
+
+
+def curve(label: str, colour: str, rows: dict[int, dict], name: str) -> Line:
+    """Numbers by x, with half their 95 % intervals; of a gain, what is lost."""
+    low, high = bounds(name)
+    sign = -1 if name == "gain" else 1
+    points = [(x, sign * row[name], (row[high] - row[low]) / 2) for x, row in rows.items()]
+    return Line(label, colour, "-", *np.array(points, float).T)
+
+
+def bases(prose: Scores, keys: Scores) -> Figure:
+    """What is lost past the trained length, and keys named, against the base in training."""
+    figure = Figure(figsize=(8, 3.2))
+    left, right = figure.subplots(1, 2)
+    figure.subplots_adjust(left=0.07, right=0.86, top=0.9, bottom=0.16, wspace=0.6)
+    left.set_title("lost on prose at 4x, nats", fontsize=10)
+    right.set_title("keys named", fontsize=10)
+    forms = (NONE, 4, BLACK), (YARN, 4, RED), (NONE, 1, GREEN)
+    draw(left, [by_base(prose, *form, "gain") for form in forms[:2]], -0.02, 1.7)
+    draw(right, [by_base(keys, *form, "accuracy") for form in forms], -0.02, 1.02)
+    for axes in (left, right):
+        axes.set_xlabel("base in training")
+        axes.set_xscale("log")
+        axes.set_xticks(theta.BASES, "24 100 1k 10k 1M".split())
+        axes.minorticks_off()
+    return figure
+
+
+def by_base(scores: Scores, form: Form, ratio: int, colour: str, name: str) -> Line:
+    models = zip(theta.BASES, theta.MODELS, strict=True)
+    rows = {b: scores.at(Method(m.name, form.label), ratio * scores.trained) for b, m in models}
+    return curve(f"{form.label} at {ratio}x", colour, rows, name)
 
 
 def bounds(name: str) -> tuple[str, str]:
@@ -108,4 +140,4 @@ def bounds(name: str) -> tuple[str, str]:
 
 def figures(prose: Scores, keys: Scores) -> dict[str, Callable[[], Figure]]:
     """By the name of their files in docs/."""
-    return {"planes": lambda: planes(prose, keys), "tuning": lambda: tuning(prose, keys)}
+    return {make.__name__: partial(make, prose, keys) for make in (planes, tuning, bases)}

@@ -9,7 +9,7 @@ from evaluate import Form
 from experiments import Trained, judge
 
 SCALINGS = "none linear ntk yarn".split()
-STEPS = {"prose": (10, 30, 100, 300, 1000), "keys": (10, 30, 100, 300)}
+STEPS = (10, 30, 100, 300, 1000)
 RATIOS = (1, 4, 8)  # the longest decides what is scored: 8x, as in all scripts
 FACTOR = {"rope_factor": 4.0}
 ZERO_SHOT = [
@@ -26,13 +26,12 @@ FLAGS = {
 def tuned(scaling: str, steps: int) -> Trained:
     settings = f" --rope_scaling={scaling} --max_iters={steps} --warmup_iters={steps // 10}"
     settings += " --eval_interval=1000 --eval_tokens=4096"
-    tasks = [task for task in STEPS if steps in STEPS[task]]
-    name = f"tuned-{scaling}-{steps}"
-    return Trained(name, [Form(scaling, {})], {task: FLAGS[task] + settings for task in tasks})
+    flags = {task: given + settings for task, given in FLAGS.items()}
+    return Trained(f"tuned-{scaling}-{steps}", [Form(scaling, {})], flags)
 
 
 MODELS = [Trained("rope", ZERO_SHOT)]
-MODELS += [tuned(scaling, steps) for steps in STEPS["prose"] for scaling in SCALINGS]
+MODELS += [tuned(scaling, steps) for steps in STEPS for scaling in SCALINGS]
 
 if __name__ == "__main__":
     cli.end(lambda argv: judge("finetune", MODELS, argv, RATIOS))

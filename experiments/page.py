@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from functools import lru_cache, partial
 from importlib import import_module
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import cli
 import drawing
 import tables
-from experiments import RESULTS, ROOT, TASKS, cache, figures
+from experiments import RATIOS, RESULTS, ROOT, TASKS, cache, figures, scores_of
 from tables import Method, Scores, fixed, harm, markdown, spread
 
 SCRIPTS = (  # that score on both tasks, by the number of their claim
@@ -46,31 +47,37 @@ def table(
     shown: dict[str, Method],
     prose: Scores,
     keys: Scores,
-    ratios: tuple[int, ...] = (1, 2, 4, 8),
+    ratios: tuple[int, ...] = RATIOS,
     beyond: Callable[[dict], str] = harm,
 ) -> str:
-    """A line a method, under the name it is shown by; columns by length."""
-    columns = [(task, s, n) for task, s in zip(TASKS, (prose, keys), strict=True) for n in ratios]
-    head = [f"{task} {n}x" if n == ratios[0] else f"{n}x" for task, _, n in columns]
-    rows = [
-        [name, *(cell(s.at(method, n * s.trained), task, beyond) for task, s, n in columns)]
-        for name, method in shown.items()
-    ]
+    """A line a method, under the name it is shown by; columns by length, but for 1x where there
+    all are one model."""
+    columns = {
+        (task, n): [cell(s.at(method, n * s.trained), task, beyond) for method in shown.values()]
+        for task, s in zip(TASKS, (prose, keys), strict=True)
+        for n in ratios
+    }
+    if all(len(set(columns[task, 1])) == 1 for task in TASKS):
+        ratios = ratios[1:]
+    head = [f"{task} {n}x" if n == ratios[0] else f"{n}x" for task in TASKS for n in ratios]
+    cells = zip(*(columns[task, n] for task in TASKS for n in ratios), strict=True)
+    rows = [[name, *row] for name, row in zip(shown, cells, strict=True)]
     counts = f"prose: seeds {prose.seeds(*shown.values())}, keys: {keys.seeds(*shown.values())}"
     return markdown(["read with", *head], rows) + f"\n{counts}.\n"
 
 
-def scored(script: str, prose: Scores, keys: Scores) -> str:
-    """What a script has scored, in its order. Several models: also at 1x, and each by itself."""
+def scored(script: str, upto: Callable[[int], tuple[Scores, Scores]]) -> str:
+    """What a script has scored, in its order; models compared, each with itself at 1x."""
     module, shown = import_module(f"experiments.{script}"), {}
     for model in module.MODELS:
         for form in model.forms:
+            factor = form.overrides.get("rope_factor")
             name = form.label if len(module.MODELS) == 1 else model.name
             name += f", {form.label}" * (len(model.forms) > 1 < len(module.MODELS))
-            shown[name] = Method(model.name, form.label, form.overrides.get("rope_factor"))
-    if script in BY_ITSELF:
-        return table(shown, prose, keys, beyond=lost)
-    return table(shown, prose, keys, getattr(module, "RATIOS", (2, 4, 8)))
+            name += f", factor {factor:g}" if factor else ""
+            shown[name] = Method(model.name, form.label, factor)
+    ratios = getattr(module, "RATIOS", RATIOS)
+    return table(shown, *upto(ratios[-1]), ratios, lost if script in BY_ITSELF else harm)
 
 
 def beyond(root: Path) -> str:
@@ -86,8 +93,8 @@ def recorded(root: Path, name: str) -> dict:
 
 
 def exact(root: Path) -> str:
-    rows = [[name, f"{value:.2g}"] for name, value in recorded(root, "exact").items()]
-    return markdown(["largest difference", "measured"], rows)
+    rows = [[name, f"{value:.3g}"] for name, value in recorded(root, "exact").items()]
+    return markdown(["largest difference; of the ratio its mean", "measured"], rows)
 
 
 def over_seeds(values: np.ndarray, form: str) -> str:
@@ -129,15 +136,15 @@ def costs(root: Path) -> str:
     return markdown(head, rows) + f"\nnegative weights: {', '.join(said)} (of 1).\n"
 
 
-def scores(root: Path) -> tuple[Scores, Scores]:
-    """Of prose and of keys, of all scripts."""
-    prose, keys = (tables.read(root / RESULTS / f"{task}.json") for task in TASKS)
+def scores(root: Path, longest: int) -> tuple[Scores, Scores]:
+    """Of prose and of keys, of all scripts that go up to this length."""
+    prose, keys = (tables.read(root / scores_of(task, longest)) for task in TASKS)
     return Scores(prose, "matched"), Scores(keys, "passkey")
 
 
-def page(root: Path, found: tuple[Scores, Scores]) -> str:
+def page(root: Path, upto: Callable[[int], tuple[Scores, Scores]]) -> str:
     """docs/claims.md as it should be."""
-    made = {name: scored(name, *found) for name in SCRIPTS}
+    made = {name: scored(name, upto) for name in SCRIPTS}
     made |= {"exact": exact(root), "beyond": beyond(root)}
     made |= {"caches": caches(root), "costs": costs(root)}
     text = (root / "docs/claims.md").read_text()
@@ -151,8 +158,8 @@ def main(argv: list[str], root: Path = ROOT) -> int:
     parser = cli.Parser(prog="python -m experiments.page", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where stale")
     args, path = parser.parse_args(argv), root / "docs/claims.md"
-    found = scores(root)
-    text, drawings = page(root, found), drawing.drawn(root, figures.figures(*found))
+    upto = lru_cache(partial(scores, root))
+    text, drawings = page(root, upto), drawing.drawn(root, figures.figures(*upto(RATIOS[-1])))
     if args.check:
         old = ["docs/claims.md"] * (text != path.read_text()) + drawing.redrawn(drawings)
         if old:

@@ -53,8 +53,8 @@ FORMS += [  # where it reads on, and nothing hides what rounding does
     for place in ("positions", "inv_freq", "table")
 ]
 
-RATIOS = (1, 2, 4, 8)
+RATIOS = (1, 2, 4, 8, 16)
 MODELS = [Trained("rope", FORMS)]
 
 if __name__ == "__main__":
-    cli.end(lambda argv: judge("precision", MODELS, argv))
+    cli.end(lambda argv: judge("precision", MODELS, argv, RATIOS))

@@ -1,7 +1,7 @@
 """All scalings beside one another, zero-shot, and what YaRN's ramp and its two ends decide."""
 
 import cli
-from experiments import NONE, YARN, Trained, judge, known
+from experiments import NONE, YARN, Trained, finetune, judge, known
 
 FORMS = [NONE, *(known(name) for name in "linear ntk ntk_by_parts llama3".split()), YARN]
 for fast in (4.0, 8.0, 16.0):
@@ -12,8 +12,10 @@ for fast in (4.0, 8.0, 16.0):
     ]
 FORMS += [known("yarn", ramp="rotations")]
 FORMS += [known("yarn", beta_fast=4.0, beta_slow=slow) for slow in (0.5, 2.0)]
+FORMS += finetune.ZERO_SHOT[1:]  # at a factor of 4, whatever the length
 
+RATIOS = (1, 2, 4, 8, 16)
 MODELS = [Trained("rope", FORMS)]
 
 if __name__ == "__main__":
-    cli.end(lambda argv: judge("ranking", MODELS, argv))
+    cli.end(lambda argv: judge("ranking", MODELS, argv, RATIOS))

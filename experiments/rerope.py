@@ -67,7 +67,6 @@ for window, leaky in ((0.25, False), (0.5, False), (0.5, True)):
     name = f"{'leaky ' * leaky}ReRoPE, W = {window:g} L"
     FORMS.append(Form(name, {}, with_window(window, leaky)))
 
-RATIOS = (1, 2, 4, 8)
 MODELS = [Trained("rope", FORMS)]
 
 if __name__ == "__main__":

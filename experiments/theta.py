@@ -1,14 +1,25 @@
-"""A small base in training: do planes that all complete a turn read on more gently?
+"""The base of the frequencies in training: which one reads on, and which one learns?
 
 The slowest plane of base b needs 2 pi b^(15/16) tokens for a turn: 124 at b = 24, so that within
-128 and 256 tokens all planes meet every angle; 35,000 at 10,000.
+128 and 256 tokens all planes meet every angle; 470 at 100, 35,000 at 10,000, 2.6 million at
+1,000,000.
 """
 
 import cli
 from experiments import NONE, YARN, Trained, judge, like_rope
 
 FORMS = [NONE, YARN]
-MODELS = [like_rope("theta-24", FORMS, "--rope_theta=24"), Trained("rope", FORMS)]
+BASES = (24, 100, 1000, 10000, 1000000)
+
+
+def of_base(base: int) -> Trained:
+    """10,000 is what all other claims' models have."""
+    if base == 10000:
+        return Trained("rope", FORMS)
+    return like_rope(f"theta-{base}", FORMS, f"--rope_theta={base}")
+
+
+MODELS = [of_base(base) for base in BASES]
 
 if __name__ == "__main__":
     cli.end(lambda argv: judge("theta", MODELS, argv))

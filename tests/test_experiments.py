@@ -221,7 +221,7 @@ def test_every_model_that_is_tuned_is_a_config_of_train_py(monkeypatch, tmp_path
         for task in model.flags:
             model.folder(task, 1, str(tmp_path / "o u t"))
     configs = [experiments.train.configs.load(argv) for argv in asked]
-    assert len({config.folder for config in configs}) == len(configs) == 36
+    assert len({config.folder for config in configs}) == len(configs) == 40
     assert {config.block_size / config.train_len for config in configs} == {4}
     assert {config.tokens_per_step for config in configs} == {1024}
     assert str(tmp_path / "o u t/passkey-rope-1") in {config.init_from for config in configs}
@@ -288,6 +288,16 @@ def test_a_script_asks_for_the_runs_of_its_task(tmp_path, monkeypatch):
         experiments.judge("bands", bands.MODELS, ["--task=poems"])
 
 
+def test_what_is_compared_was_scored_on_the_same_targets():
+    """Prose: in a file one set of targets at all lengths; keys: one set of texts a length."""
+    for longest in (8, 16):
+        prose, keys = page.scores(experiments.ROOT, longest)
+        assert len({row["targets"] for row in prose.rows.values()}) == 1
+        assert max(prose.lengths) == longest * prose.trained
+        texts = {(length, row["targets"]) for (_, length), row in keys.rows.items()}
+        assert len(texts) == len(keys.lengths)
+
+
 def test_the_page_is_up_to_date():
     assert page.main(["--check"]) == 0
 
@@ -299,10 +309,10 @@ def test_a_stale_page_is_found(tmp_path, capsys):
     (tmp_path / "docs").mkdir()
     text = (experiments.ROOT / "docs/claims.md").read_text()
     numbers = json.loads((experiments.ROOT / "results/claims/exact.json").read_text())
-    first = f"{next(iter(numbers.values())):.2g}"
+    first = f"{next(iter(numbers.values())):.3g}"
     assert first in text
     (tmp_path / "docs/claims.md").write_text(text.replace(first, "0.5"))
     assert page.main(["--check"], tmp_path) == 1
-    assert "docs/claims.md, docs/planes.svg, docs/tuning.svg not up" in capsys.readouterr().err
+    assert "docs/tuning.svg, docs/bases.svg not up" in capsys.readouterr().err
     assert page.main([], tmp_path) == page.main(["--check"], tmp_path) == 0
     assert (tmp_path / "docs/claims.md").read_text() == text
