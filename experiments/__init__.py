@@ -8,6 +8,7 @@ seeds, and skips what its results file already holds.
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -73,7 +74,8 @@ class Trained(NamedTuple):
             argv.append("--resume")
         code = train.main(argv, self.make)
         if code != cli.DONE:
-            raise SystemExit(code)  # stopped by a signal, and said so
+            print("Here the same command again is enough.", file=sys.stderr)  # train.py said more
+            raise SystemExit(code)
         return path
 
 

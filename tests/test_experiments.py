@@ -252,7 +252,7 @@ def test_a_model_that_is_missing_is_trained_once_and_gone_on_with(tmp_path, corp
         checkpoint.load(folder)  # no GPT takes it for its own
 
 
-def test_a_training_that_was_stopped_is_gone_on_with(tmp_path, corpus):
+def test_a_training_that_was_stopped_is_gone_on_with(tmp_path, corpus, capsys):
     flags = [*SMALL[:-1], f"--data_dir={corpus}", "--eval_interval=1"]
     model = Trained("tiny", [], {"prose": " ".join(merged(flags))}, linear.LinearGPT)
     with pytest.MonkeyPatch.context() as patch:
@@ -266,6 +266,7 @@ def test_a_training_that_was_stopped_is_gone_on_with(tmp_path, corpus):
         patch.setattr(experiments.train, "train_step", interrupted)
         with pytest.raises(SystemExit, match="143"):
             model.folder("prose", 1, str(tmp_path))
+    assert capsys.readouterr().err.endswith("Here the same command again is enough.\n")
     assert len(losses(model.folder("prose", 1, str(tmp_path)))) == 6
     whole = model.folder("prose", 1, str(tmp_path / "at once"))
     assert fingerprint(whole) == fingerprint(tmp_path / "tiny-1")
