@@ -10,7 +10,7 @@ from experiments import Trained, judge
 
 SCALINGS = "none linear ntk yarn".split()
 STEPS = (10, 30, 100, 300, 1000)
-RATIOS = (1, 4, 8)  # the longest decides what is scored: 8x, as in all scripts
+RATIOS = (1, 4, 8)  # the longest decides what is scored: 8x, as in most scripts
 FACTOR = {"rope_factor": 4.0}
 ZERO_SHOT = [
     Form(name, {"rope_scaling": name} | (FACTOR if name != "none" else {})) for name in SCALINGS

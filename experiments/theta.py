@@ -1,7 +1,7 @@
 """The base of the frequencies in training: which one reads on, and which one learns?
 
 The slowest plane of base b needs 2 pi b^(15/16) tokens for a turn: 124 at b = 24, so that within
-128 and 256 tokens all planes meet every angle; 470 at 100, 35,000 at 10,000, 2.6 million at
+128 and 256 tokens all planes meet every angle; 471 at 100, 35,000 at 10,000, 2.6 million at
 1,000,000.
 """
 

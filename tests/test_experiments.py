@@ -314,6 +314,7 @@ def test_a_stale_page_is_found(tmp_path, capsys):
     assert first in text
     (tmp_path / "docs/claims.md").write_text(text.replace(first, "0.5"))
     assert page.main(["--check"], tmp_path) == 1
-    assert "docs/tuning.svg, docs/bases.svg not up" in capsys.readouterr().err
+    stale = ["docs/claims.md", *(f"docs/{name}.svg" for name in ("planes", "tuning", "bases"))]
+    assert f"{', '.join(stale)} not up" in capsys.readouterr().err
     assert page.main([], tmp_path) == page.main(["--check"], tmp_path) == 0
     assert (tmp_path / "docs/claims.md").read_text() == text
