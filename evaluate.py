@@ -117,6 +117,7 @@ class Plan:
     data: dict[str, str]  # sha256 of what it was trained on and watched on
     forms: list[Form]
     lengths: list[int]
+    protocols: tuple[str, ...] = ("matched", "windows", "position", "passkey")
 
     @property
     def name(self) -> str:
@@ -276,7 +277,7 @@ def evaluate(plans: list[Plan], args: Namespace) -> None:
     name = "passkey" if args.passkey else plans[0].run["dataset"]
     path = Path(args.json or f"results/{name}.json")
     check_names(plans, results.read(path))
-    todo = [cell for plan in plans for cell in cells(plan, args, material)]
+    todo = [c for p in plans for c in cells(p, args, material) if c.protocol in p.protocols]
     rest = lacking(todo, path)
     if len(rest) < len(todo):
         print(f"{len(todo) - len(rest)} of {len(todo)} cells are in {path}", file=sys.stderr)

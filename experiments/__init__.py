@@ -34,6 +34,7 @@ FILES = {  # prose is compared on the same targets alone, and the longest length
     "prose": "prose-{}x.json",
     "keys": "keys.json",
 }
+PROTOCOLS = ("matched", "passkey")  # of evaluate.py's, the two that compare lengths
 RATIOS = (1, 2, 4, 8)  # lengths, in trained lengths, where a script has none of its own
 SEEDS = (1337, 1, 2)
 TASKS = {  # task: before the names of its runs, what they are trained with
@@ -92,7 +93,8 @@ def is_whole(path: Path, config: configs.Config) -> bool:
 
 def like_rope(name: str, forms: list[Form], flags: str, make: type[GPT] = GPT) -> Trained:
     """The rope models of both tasks, with other settings."""
-    return Trained(name, forms, dict.fromkeys(TASKS, f"{flags} --eval_interval=600"), make)
+    flags += " --eval_interval=600 --eval_tokens=4096"  # watched little: it is scored afterwards
+    return Trained(name, forms, dict.fromkeys(TASKS, flags), make)
 
 
 def dynamic(name: str, scaling: Scaling) -> Form:
@@ -145,7 +147,8 @@ def plans(models: list[Trained], task: str, given, ratios):
             build = partial(checkpoint.build, make=model.make)
             forms = [replace(form, build=build) for form in forms]
         runs = [model.folder(task, seed, given.out) for seed in SEEDS[: given.seeds]]
-        found += [replace(evaluate.plan_of(str(run), args), forms=forms) for run in runs]
+        some = {"forms": forms, "protocols": PROTOCOLS}
+        found += [replace(evaluate.plan_of(str(run), args), **some) for run in runs]
     return found, args
 
 

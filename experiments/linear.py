@@ -2,8 +2,8 @@
 
 The score of a pair is phi(q) . phi(k) with phi = elu + 1 (arXiv:2006.16236). RoPE turns both in
 the numerator only; the sum that divides stays unturned and positive, so weights can be negative
-and need not sum to one. Trained as the full matrix of scores; `running` is the same at a cost that
-grows with the length alone.
+and need not sum to one. `running` never makes the matrix of scores, so that its cost grows with
+the length alone.
 
 Letters: B batch, T time, H heads, D head_dim.
 """
@@ -32,8 +32,7 @@ class LinearAttention(Attention):
     def forward(self, x: Tensor, scene: Scene) -> Tensor:
         if scene.cache is not None:
             raise ValueError("linear attention has no cache here; ask for a full forward pass")
-        q, k, v = self.features(x)
-        y = (above(q, k, scene.rotate) @ v / below(q, k)).to(x.dtype)
+        y = running(*self.features(x), scene.rotate).to(x.dtype)
         return self.c_proj(y.transpose(1, 2).reshape(x.shape))
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,7 +44,7 @@ class LinearAttention(Attention):
 
 def phi(x: Tensor) -> Tensor:
     """elu(x) + 1, without the steps of 1/256 that bfloat16 would leave of its small values."""
-    return torch.where(x > 0, x + 1, x.clamp(max=0).exp())
+    return F.relu(x) + x.clamp(max=0).exp()
 
 
 def above(q: Tensor, k: Tensor, rotated) -> Tensor:
@@ -53,24 +52,20 @@ def above(q: Tensor, k: Tensor, rotated) -> Tensor:
     return (rotated(q) @ rotated(k).mT).tril()
 
 
-def below(q: Tensor, k: Tensor) -> Tensor:
-    """What divides them, float32 (B, H, T, 1): the sum of the unturned ones, always positive."""
-    return (q * k.float().cumsum(2)).sum(-1, keepdim=True)
-
-
 def running(q: Tensor, k: Tensor, v: Tensor, rotated) -> Tensor:
-    """above @ v / below of (B, H, T, D), CHUNK tokens at a time: what went before is one D x D."""
+    """above @ v, over the sum of the unturned scores, (B, H, T, D): CHUNK tokens at a time.
+
+    What went before is one D x D, and one D for the sum, which is always positive; in float32.
+    """
     turned_q, turned_k = rotated(q), rotated(k)
-    memory, total, found = 0.0, 0.0, []
+    sums = (q * k.float().cumsum(2)).sum(-1, keepdim=True)
+    memory, found = 0.0, []
     for a in range(0, q.size(2), CHUNK):
-        at = slice(a, a + CHUNK)
-        tq, tk, values = (x[:, :, at] for x in (turned_q, turned_k, v))
-        inner = (tq @ tk.mT).tril() @ values + (tq @ memory if a else 0.0)
-        sums = total + k[:, :, at].cumsum(2)  # (B, H, chunk, D)
-        found.append(inner / (q[:, :, at] * sums).sum(-1, keepdim=True))
-        memory = memory + tk.mT @ values
-        total = sums[:, :, -1:]
-    return torch.cat(found, 2)
+        tq, tk, values = (x[:, :, a : a + CHUNK] for x in (turned_q, turned_k, v))
+        inner = (tq @ tk.mT).tril() @ values
+        found.append(inner + tq @ memory if a else inner)
+        memory = memory + (tk.mT @ values).float()
+    return torch.cat(found, 2) / sums
 
 
 class LinearGPT(GPT):

@@ -53,7 +53,7 @@ FORMS += [  # where it reads on, and nothing hides what rounding does
     for place in ("positions", "inv_freq", "table")
 ]
 
-RATIOS = (1, 2, 4, 8, 16)
+RATIOS = (1, 4, 16)
 MODELS = [Trained("rope", FORMS)]
 
 if __name__ == "__main__":

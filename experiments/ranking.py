@@ -4,13 +4,8 @@ import cli
 from experiments import NONE, YARN, Trained, finetune, judge, known
 
 FORMS = [NONE, *(known(name) for name in "linear ntk ntk_by_parts llama3".split()), YARN]
-for fast in (4.0, 8.0, 16.0):
-    FORMS += [
-        known("ntk_by_parts", beta_fast=fast),
-        known("yarn", beta_fast=fast),
-        known("yarn", beta_fast=fast, ramp="rotations"),
-    ]
-FORMS += [known("yarn", ramp="rotations")]
+FORMS += [known("yarn", beta_fast=fast) for fast in (4.0, 8.0, 16.0)]
+FORMS += [known("yarn", ramp="rotations"), known("yarn", beta_fast=4.0, ramp="rotations")]
 FORMS += [known("yarn", beta_fast=4.0, beta_slow=slow) for slow in (0.5, 2.0)]
 FORMS += finetune.ZERO_SHOT[1:]  # at a factor of 4, whatever the length
 

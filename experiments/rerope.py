@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import checkpoint
 import cli
 import rope
-from attention import Attention, Scene
+from attention import BLOCK, Attention, Scene
 from evaluate import Form
 from experiments import NONE, YARN, Trained, judge
 from model import GPT, GPTConfig
@@ -41,12 +41,21 @@ class ReRope(nn.Module):
         W = min(T, int(self.window * c.train_len))
         # Leaky: the first key of all stands a trained length away, and no farther.
         step = max(1.0, (T - W) / (c.train_len - W)) if self.leaky else math.inf
-        near = self.rotated(q, at) @ self.rotated(k, at).mT  # (B, H, T, T)
-        # Within the second product a key at distance d stands W + (d - W) / step away.
-        far = self.rotated(q, at / step + W * (1 - 1 / step)) @ self.rotated(k, at / step).mT
-        distance = at[:, None] - at
-        scores = scene.scale * torch.where(distance < W, near, far)
-        y = scores.masked_fill(distance < 0, -math.inf).softmax(-1) @ v
+        near_q, near_k = self.rotated(q, at), self.rotated(k, at)
+        # Of these two a key at distance d stands W + (d - W) / step away.
+        far_q = self.rotated(q, at / step + W * (1 - 1 / step))
+        far_k = self.rotated(k, at / step)
+        found = []
+        for start in range(T - (scene.last or T), T, BLOCK):
+            rows = slice(start, min(start + BLOCK, T))
+            seen = slice(0, rows.stop)  # no key from there on
+            distance = at[rows, None] - at[seen]
+            near = near_q[:, :, rows] @ near_k[:, :, seen].mT  # (B, H, BLOCK or less, seen)
+            far = far_q[:, :, rows] @ far_k[:, :, seen].mT
+            scores = scene.scale * torch.where(distance < W, near, far)
+            scores = scores.masked_fill(distance < 0, -math.inf)
+            found.append(scores.softmax(-1) @ v[:, :, seen])
+        y = torch.cat(found, 2)  # (B, H, T or last, D)
         return self.plain.c_proj(y.transpose(1, 2).flatten(2))
 
 

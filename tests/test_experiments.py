@@ -76,8 +76,8 @@ def test_the_yarn_of_the_texts_divides_every_angle():
 
 
 @pytest.mark.parametrize("leaky", [False, True])
-def test_rerope_is_the_sum_over_pairs_at_their_distance(leaky):
-    """Against one complex product a pair of positions, in float64."""
+def test_rerope_is_the_sum_over_pairs_at_their_distance(leaky, monkeypatch):
+    """Against one complex product a pair of positions, in float64; whole, and in blocks."""
     torch.manual_seed(0)
     config = GPTConfig(vocab_size=9, n_layer=1, n_head=2, n_embd=2 * D, block_size=24)
     state = {"model": GPT(config).state_dict(), "path": "made here"}
@@ -92,8 +92,10 @@ def test_rerope_is_the_sum_over_pairs_at_their_distance(leaky):
     scores = torch.einsum("bhtf,bhsf,tsf->bhts", a, b.conj(), turn).real / math.sqrt(D)
     weights = scores.masked_fill(distance < 0, -math.inf).softmax(-1).float()
     wanted = attention.plain.c_proj((weights @ v).transpose(1, 2).flatten(2))
-    found = attention(x, Scene(None, None, 1 / math.sqrt(D), None))
-    assert torch.allclose(found, wanted, atol=1e-5)
+    for block, last in ((256, None), (16, None), (16, 23)):
+        monkeypatch.setattr(rerope, "BLOCK", block)
+        found = attention(x, Scene(None, None, 1 / math.sqrt(D), None, last))
+        assert torch.allclose(found, wanted[:, -(last or T) :], atol=1e-5)
 
 
 def test_rounding_is_that_of_bfloat16_and_nothing_else():
@@ -287,6 +289,19 @@ def test_a_script_asks_for_the_runs_of_its_task(tmp_path, monkeypatch):
     assert "slow_planes,_under_1" in rope.SCALINGS
     with pytest.raises(ValueError, match="invalid choice: 'poems'"):
         experiments.judge("bands", bands.MODELS, ["--task=poems"])
+
+
+def test_only_what_compares_lengths_is_scored(tmp_path, corpus, monkeypatch):
+    monkeypatch.setattr(experiments, "scores_of", lambda task, longest: tmp_path / f"{task}.json")
+    monkeypatch.setattr(experiments, "ASKED", {"prose": ["--tokens=64", "--window_tokens=256"]})
+    flags = f"--data_dir={corpus} {' '.join(SMALL[:-1])}"
+    models = [Trained("tiny", [experiments.NONE, experiments.YARN], {"prose": flags})]
+    given = ["--task=prose", "--seeds=1", f"--out={tmp_path}"]
+    experiments.judge("tiny", models, given, ratios=(1, 2))
+    rows = json.loads((tmp_path / "prose.json").read_text())
+    assert {row["protocol"] for row in rows} == {"matched"}
+    found = [(row["scaling"], row["ratio"]) for row in rows if row["seed"] == 1337]
+    assert sorted(found) == [("none", 1), ("none", 2), ("yarn", 1), ("yarn", 2)]
 
 
 def test_what_is_compared_was_scored_on_the_same_targets():
