@@ -225,8 +225,15 @@ def test_every_model_that_is_tuned_is_a_config_of_train_py(monkeypatch, tmp_path
     configs = [experiments.train.configs.load(argv) for argv in asked]
     assert len({config.folder for config in configs}) == len(configs) == 40
     assert {config.block_size / config.train_len for config in configs} == {4}
-    assert {config.tokens_per_step for config in configs} == {1024}
-    assert str(tmp_path / "o u t/passkey-rope-1") in {config.init_from for config in configs}
+    assert {config.tokens_per_step // config.train_len for config in configs} == {4}
+    by_folder = {str(config.folder): config for config in configs}
+    for name in ("tuned-yarn", "passkey-tuned-none"):
+        steps, at = 0, by_folder.get(str(tmp_path / f"o u t/{name}-1000-1"))
+        while at:  # from the longest to the first, which starts from what was never tuned
+            steps, start = steps + at.max_iters, at.init_from
+            at = by_folder.get(start)
+        assert steps == 1000
+        assert start == str(tmp_path / "o u t" / f"{name.split('tuned')[0]}rope-1")
 
 
 def test_a_model_that_is_missing_is_trained_once_and_gone_on_with(tmp_path, corpus, monkeypatch):
