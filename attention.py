@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BLOCK = 256  # queries at once in `products`
+BLOCK = 256  # queries at once where scores are made whole
 
 
 class Linear(nn.Linear):

@@ -8,6 +8,8 @@ seeds, and skips what its results file already holds.
 
 import json
 import math
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -41,7 +43,10 @@ TASKS = {  # task: before the names of its runs, what they are trained with
     "prose": ("", "configs/rope.py"),
     "keys": ("passkey-", "configs/passkey/rope.py"),
 }
-ASKED = {"prose": ["--window_tokens=2048"], "keys": ["--passkey", "--keys=100"]}  # of evaluate.py
+ASKED = {  # of evaluate.py (window_tokens is but part of the name of what was asked)
+    "prose": ["--window_tokens=2048"],
+    "keys": ["--passkey", "--keys=100"],
+}
 NONE, YARN = Form("none", {"rope_scaling": "none"}), Form("yarn", {"rope_scaling": "dynamic_yarn"})
 AS_TRAINED = Form("none", {})
 
@@ -56,6 +61,7 @@ class Trained(NamedTuple):
     forms: list[Form]
     flags: dict[str, str] | None = None  # of train.py, by task; None: ./reproduce.sh trains it
     make: type[GPT] = GPT
+    after: "Trained | None" = None  # the model of fewer steps whose run it goes on with
 
     def folder(self, task: str, seed: int, out: str) -> Path:
         """The folder of its run, trained now where that has not been done."""
@@ -69,8 +75,10 @@ class Trained(NamedTuple):
         argv = [str(ROOT / config), f"--name={before}{self.name}", f"--out_dir={path}"]
         argv += [flag.format(out=out, seed=seed) for flag in self.flags[task].split()]
         argv += [f"--seed={seed}", "--device=cpu", "--wandb=disabled"]
+        if self.after and not checkpoint.exists(path):
+            begin_with(path, self.after.folder(task, seed, out))
         if checkpoint.exists(path):
-            if is_whole(path, configs.load(argv)):
+            if is_whole(path, configs.load(argv), longer=self.after is not None):
                 return path
             argv.append("--resume")
         code = train.main(argv, self.make)
@@ -80,12 +88,22 @@ class Trained(NamedTuple):
         return path
 
 
-def is_whole(path: Path, config: configs.Config) -> bool:
-    """Whether a run has ended; ValueError where it is another than the one that is wanted."""
+def begin_with(path: Path, earlier: Path) -> None:
+    """Let a run begin with the checkpoint of another."""
+    path.mkdir(parents=True, exist_ok=True)
+    shutil.copy(earlier / checkpoint.NEWEST, path / checkpoint.FRESH)
+    os.replace(path / checkpoint.FRESH, path / checkpoint.NEWEST)  # whole or not at all
+
+
+def is_whole(path: Path, config: configs.Config, longer: bool = False) -> bool:
+    """Whether a run has ended; ValueError where it is another than the one that is wanted.
+
+    longer: it may have begun as a run of fewer steps.
+    """
     state = checkpoint.read(path)
     for name, value in config.deciding.items():
         was = state["run"].get(name)
-        if value is not None and was != value:
+        if value is not None and was != value and not (longer and name == "max_iters"):
             raise ValueError(f"{path} was trained with {name} {was}, wanted is {value}; remove it, "
                              "or name another folder with --out")  # fmt: skip
     return state["iter"] == config.max_iters and not state.get("row")

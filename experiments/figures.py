@@ -85,7 +85,7 @@ def tuning(prose: Scores, keys: Scores) -> Figure:
     ]
     for axes, (scores, ratio, name, title, ends) in zip(panels, shown, strict=True):
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("steps, of a window of 4x")
+        axes.set_xlabel("steps, each one window of 4x")
         axes.set_xscale("log")
         axes.set_xticks([BEFORE, *STEPS], ["0", *map(str, STEPS)])
         axes.minorticks_off()

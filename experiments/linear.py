@@ -53,9 +53,10 @@ def above(q: Tensor, k: Tensor, rotated) -> Tensor:
 
 
 def running(q: Tensor, k: Tensor, v: Tensor, rotated) -> Tensor:
-    """above @ v, over the sum of the unturned scores, (B, H, T, D): CHUNK tokens at a time.
+    """Turned scores times v, over the sum of the unturned ones, (B, H, T, D).
 
-    What went before is one D x D, and one D for the sum, which is always positive; in float32.
+    CHUNK tokens at a time: what went before is one D x D. The sum is always positive. Both are
+    added up in float32.
     """
     turned_q, turned_k = rotated(q), rotated(k)
     sums = (q * k.float().cumsum(2)).sum(-1, keepdim=True)
