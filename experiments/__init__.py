@@ -62,6 +62,7 @@ class Trained(NamedTuple):
     flags: dict[str, str] | None = None  # of train.py, by task; None: ./reproduce.sh trains it
     make: type[GPT] = GPT
     after: "Trained | None" = None  # the model of fewer steps whose run it goes on with
+    ratios: tuple[int, ...] | None = None  # lengths, in trained ones, where not all of the script's
 
     def folder(self, task: str, seed: int, out: str) -> Path:
         """The folder of its run, trained now where that has not been done."""
@@ -165,8 +166,9 @@ def plans(models: list[Trained], task: str, given, ratios):
             build = partial(checkpoint.build, make=model.make)
             forms = [replace(form, build=build) for form in forms]
         runs = [model.folder(task, seed, given.out) for seed in SEEDS[: given.seeds]]
-        some = {"forms": forms, "protocols": PROTOCOLS}
-        found += [replace(evaluate.plan_of(str(run), args), **some) for run in runs]
+        for plan in (evaluate.plan_of(str(run), args) for run in runs):
+            read = [n * plan.config.train_len for n in model.ratios or ratios]
+            found.append(replace(plan, forms=forms, lengths=read, protocols=PROTOCOLS))
     return found, args
 
 

@@ -28,7 +28,8 @@ def tuned(scaling: str, steps: int, after: Trained | None) -> Trained:
     settings = f" --rope_scaling={scaling} --max_iters={steps} --warmup_iters=1 --batch_size=1"
     settings += " --eval_interval=1000 --eval_tokens=4096"
     flags = {task: given + settings for task, given in FLAGS.items()}
-    return Trained(f"tuned-{scaling}-{steps}", [Form(scaling, {})], flags, after=after)
+    read = RATIOS if steps == STEPS[-1] else RATIOS[:2]
+    return Trained(f"tuned-{scaling}-{steps}", [Form(scaling, {})], flags, after=after, ratios=read)
 
 
 MODELS, longest = [Trained("rope", ZERO_SHOT)], dict.fromkeys(SCALINGS)

@@ -315,7 +315,7 @@ def test_a_script_asks_for_the_runs_of_its_task(tmp_path, monkeypatch):
     (tmp_path / "passkey-rope-1337").mkdir()
     (tmp_path / "passkey-rope-1337/ckpt.pt").touch()
     monkeypatch.setattr(experiments.evaluate, "plan_of", lambda path, args: asked.append(path))
-    with pytest.raises(TypeError):  # no plan to go on with: only the names are looked at here
+    with pytest.raises(AttributeError):  # no plan to go on with: only the names are looked at here
         experiments.judge("bands", bands.MODELS, started)
     assert asked == [str(tmp_path / "passkey-rope-1337")]
     assert "slow_planes,_under_1" in rope.SCALINGS
@@ -329,12 +329,14 @@ def test_only_what_compares_lengths_is_scored(tmp_path, corpus, monkeypatch):
     monkeypatch.setattr(experiments.rope, "SCALINGS", dict(experiments.rope.SCALINGS))
     flags = f"--data_dir={corpus} {' '.join(SMALL[:-1])}"
     models = [Trained("tiny", [experiments.NONE, experiments.YARN], {"prose": flags})]
+    models.append(Trained("short", [experiments.NONE], {"prose": flags}, ratios=(1,)))
     given = ["--task=prose", "--seeds=1", f"--out={tmp_path}"]
     experiments.judge("tiny", models, given, ratios=(1, 2))
     rows = json.loads((tmp_path / "prose.json").read_text())
     assert {row["protocol"] for row in rows} == {"matched"}
-    found = [(row["scaling"], row["ratio"]) for row in rows if row["seed"] == 1337]
-    assert sorted(found) == [("none", 1), ("none", 2), ("yarn", 1), ("yarn", 2)]
+    found = {(row["run"], row["scaling"], row["ratio"]) for row in rows}
+    tiny = {("tiny", scaling, ratio) for scaling in ("none", "yarn") for ratio in (1, 2)}
+    assert found == {*tiny, ("short", "none", 1)}
 
 
 def test_what_is_compared_was_scored_on_the_same_targets():
