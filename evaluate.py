@@ -19,24 +19,23 @@ from pathlib import Path
 
 import torch
 
-import checkpoint
-import cli
 import data
-import results
 import rope
 from data.tokenizer import from_meta
-from judge import FINE, Prose, Retrieval, Score
-from log import curve, progress
-from machine import commit, pick_device
+from evaluation import statistics
+from evaluation.scoring import FINE, Prose, Retrieval, Score
 from model import GPT, GPTConfig
 from positions import POSITIONS
+from runtime import checkpoint, errors
+from runtime.device import commit, pick_device
+from runtime.log import curve, progress
 
 LENGTHS = "1/4x,1/2x,1x,2x,4x,8x,16x"
 COUNTS = {"tokens": 1024, "window_tokens": 32768, "keys": 150}  # what is scored, unless given
 
 
 def parse(argv: list[str]) -> Namespace:
-    parser = cli.Parser(prog="python evaluate.py", description=__doc__)
+    parser = errors.Parser(prog="python evaluate.py", description=__doc__)
     add = parser.add_argument
     add("runs", nargs="+", metavar="RUN", help="run folders, or checkpoints: out/rope out/alibi")
     add("--lengths", default=LENGTHS, help="context lengths: tokens (1024), or 4x, 1/2x the "
@@ -137,7 +136,7 @@ def plan_of(path: str, args: Namespace) -> Plan:
     return Plan(path, config, *known, ways, lengths)
 
 
-def check_names(plans: list[Plan], rows: list[results.Row]) -> None:
+def check_names(plans: list[Plan], rows: list[statistics.Row]) -> None:
     """A run is known by its name and seed: refuse two of one name, say where one is outdated."""
     seen: dict[tuple, Plan] = {}
     for plan in plans:
@@ -186,7 +185,7 @@ class Cell:
     cost: int  # tokens to read, about
 
     @property
-    def row(self) -> results.Row:
+    def row(self) -> statistics.Row:
         c, factor = self.plan.config, self.form.overrides.get("rope_factor")
         return {
             "run": self.plan.name,
@@ -235,8 +234,8 @@ def cells(plan: Plan, args: Namespace, material: Prose | Retrieval) -> Iterator[
 
 def lacking(todo: list[Cell], path: Path) -> list[Cell]:
     """The cells that a file does not hold yet, of these very weights and targets."""
-    settled = (*results.SAME, "seed", "checkpoint_sha", "asked")
-    held = {tuple(row.get(name) for name in settled) for row in results.read(path)}
+    settled = (*statistics.SAME, "seed", "checkpoint_sha", "asked")
+    held = {tuple(row.get(name) for name in settled) for row in statistics.read(path)}
     return [cell for cell in todo if tuple(cell.row[name] for name in settled) not in held]
 
 
@@ -256,14 +255,14 @@ def measure(todo: list[Cell], material: Prose | Retrieval, path: Path, device: t
                 score = within.get(key) or getattr(material, cell.protocol)(model, cell.length)
                 within[key] = score
                 row = cell.row | score.row | origin
-                results.add(path, row | {"seconds": round(time.monotonic() - start, 2)})
+                statistics.add(path, row | {"seconds": round(time.monotonic() - start, 2)})
                 done += cell.cost
                 left = (time.monotonic() - began) * (total - done) / max(1, done)
                 what = f"{cell.form.label} {cell.protocol} {cell.length} {cell.plan.path}"
                 progress(what, done / max(1, total), left)
 
 
-def mirror(plan: Plan, rows: list[results.Row], path: Path, wandb: str) -> None:
+def mirror(plan: Plan, rows: list[statistics.Row], path: Path, wandb: str) -> None:
     """The curves of a run's forms in wandb, each a run of its own beside the training's."""
     for form in plan.forms:
         alike = {"checkpoint_sha": plan.sha256[:12], "scaling": form.label}
@@ -276,7 +275,7 @@ def evaluate(plans: list[Plan], args: Namespace) -> None:
     device, material = pick_device(args.device), open_material(plans, args)
     name = "passkey" if args.passkey else plans[0].run["dataset"]
     path = Path(args.json or f"results/{name}.json")
-    check_names(plans, results.read(path))
+    check_names(plans, statistics.read(path))
     todo = [c for p in plans for c in cells(p, args, material) if c.protocol in p.protocols]
     rest = lacking(todo, path)
     if len(rest) < len(todo):
@@ -284,11 +283,11 @@ def evaluate(plans: list[Plan], args: Namespace) -> None:
     measure(rest, material, path, device)
     print("\r\033[K" * sys.stderr.isatty(), end="", file=sys.stderr)
     names = {cell.row["run"] for cell in todo}
-    rows = [row for row in results.settle(path, args.against) if row["run"] in names]
+    rows = [row for row in statistics.settle(path, args.against) if row["run"] in names]
     for p in {cell.plan.path: cell.plan for cell in rest}.values():
-        mirror(p, results.read(path), path, args.wandb)
-    print("\n".join(results.lines(rows)))
-    print(f"\n{path}: {len(results.read(path))} rows")
+        mirror(p, statistics.read(path), path, args.wandb)
+    print("\n".join(statistics.lines(rows)))
+    print(f"\n{path}: {len(statistics.read(path))} rows")
 
 
 def main(argv: list[str]) -> None:
@@ -297,4 +296,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.end(main)
+    errors.end(main)

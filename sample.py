@@ -8,11 +8,10 @@ from argparse import Namespace
 
 import torch
 
-import checkpoint
-import cli
 from data.tokenizer import Tokenizer, from_meta
-from machine import pick_device
 from model import GPT, GPTConfig
+from runtime import checkpoint, errors
+from runtime.device import pick_device
 from sampling import check_sampling
 
 MAX_LEN = 10_000_000  # tokens; more is a slip of the hand
@@ -20,7 +19,7 @@ MAX_PROMPT = 4 * MAX_LEN  # bytes: of UTF-8, four make a character at most
 
 
 def parse(argv: list[str]) -> Namespace:
-    parser = cli.Parser(prog="python sample.py", description=__doc__)
+    parser = errors.Parser(prog="python sample.py", description=__doc__)
     add = parser.add_argument
     add("--out_dir", help="run folder or checkpoint (default: the newest run in out/)")
     add("--max_len", default="1x", help="length of the text in tokens, prompt included: 1024, or 4x"
@@ -179,4 +178,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.end(main)
+    errors.end(main)

@@ -21,15 +21,23 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-import checkpoint
-import cli
 import configs
 import data
 from configs import Config
-from log import Log, note, noted
-from machine import Stop, place, processes
 from model import GPT
-from run import Run, claim_folder, enter_folder, leave_folder, numerics, split_batch, start
+from runtime import checkpoint, errors
+from runtime.config import describe
+from runtime.device import Stop, place, processes
+from runtime.log import Log, note, noted
+from runtime.setup import (
+    Run,
+    claim_folder,
+    enter_folder,
+    leave_folder,
+    numerics,
+    split_batch,
+    start,
+)
 
 USAGE = """python train.py [CONFIG.py] [--key=value | --key value | --switch ...]
 
@@ -45,13 +53,13 @@ UNTOUCHED = "the last checkpoint is untouched. Lower learning_rate"
 class TooLargeError(ValueError):
     """A step does not fit into memory."""
 
-    exit_code = cli.RESOURCES
+    exit_code = errors.RESOURCES
 
 
 class DivergedError(ValueError):
     """The loss or its gradient is not finite."""
 
-    exit_code = cli.DIVERGED
+    exit_code = errors.DIVERGED
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -161,7 +169,7 @@ def loop(run: Run, log: Log | None, stop: Stop) -> int:
             if asked:
                 save(run, asked)
         losses, began = [], time.monotonic()
-    return Stop.EXIT.get(asked, cli.DONE)
+    return Stop.EXIT.get(asked, errors.DONE)
 
 
 def conclude(run: Run, log: Log | None, stop: Stop) -> int:
@@ -203,8 +211,8 @@ def measure(run: Run, losses: list[Tensor], norm: Tensor, seconds: float) -> dic
 def main(argv: list[str], make: type[GPT] = GPT) -> int:
     """Train as the command line says; `make` is the model, where it is another than GPT."""
     if "--help" in argv or "-h" in argv:
-        print(configs.describe(USAGE))
-        return cli.DONE
+        print(describe(USAGE))
+        return errors.DONE
     config = configs.load(argv)
     with processes() as (rank, world, local_rank):
         config = restarted(config)
@@ -235,8 +243,8 @@ def train(run: Run) -> int:
     try:
         code = loop(run, log, stop)
     except BaseException as error:
-        code = cli.exit_code(error)
-        if not cli.out_of_memory(error):
+        code = errors.exit_code(error)
+        if not errors.out_of_memory(error):
             raise
         raise TooLargeError(f"out of memory at batch_size {run.config.batch_size} x block_size "
                             f"{run.config.block_size}; lower batch_size and raise "
@@ -263,7 +271,7 @@ def introduce(run: Run) -> str:
 
 def farewell(run: Run, code: int) -> str:
     folder, done = run.config.folder, f"step {run.iter} of {run.config.max_iters}"
-    if code == cli.DONE:
+    if code == errors.DONE:
         length = "4x" if run.model.reach == math.inf else "1x"
         return f"saved {folder} at {done}; python sample.py --out_dir {folder} --max_len {length}"
     name = signal.Signals(code - 128).name
@@ -271,4 +279,4 @@ def farewell(run: Run, code: int) -> str:
 
 
 if __name__ == "__main__":
-    cli.end(main)
+    errors.end(main)

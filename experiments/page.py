@@ -9,16 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-import cli
-import drawing
-import tables
-from experiments import RATIOS, RESULTS, ROOT, TASKS, cache, figures, scores_of
-from tables import Method, Scores, fixed, harm, markdown, spread
+from evaluation import drawing, tables
+from evaluation.tables import Method, Scores, fixed, harm, markdown, spread
+from experiments import figures
+from experiments.claims import RATIOS, RESULTS, ROOT, TASKS, scores_of
+from experiments.claims import kv_cache as cache
+from runtime import errors
 
 SCRIPTS = (  # that score on both tasks, by the number of their claim
-    "bands temperature ranking texts rerope finetune amplitude linear precision theta heads"
+    "which_planes temperature scalings naive_yarn rerope finetune amplitude linear_attention "
+    "precision base gqa"
 ).split()
-BY_ITSELF = "amplitude linear theta heads".split()  # models compared, each with itself at 1x
+BY_ITSELF = "amplitude linear_attention base gqa".split()  # models compared, each with itself at 1x
 MAKER = "experiments"
 BEYOND = [  # of reproduce.sh: absolute positions past their end, and position interpolation
     *(Method("learned", way) for way in ("none", "slide", "interpolate")),
@@ -68,7 +70,7 @@ def table(
 
 def scored(script: str, upto: Callable[[int], tuple[Scores, Scores]]) -> str:
     """What a script has scored, in its order; models compared, each with itself at 1x."""
-    module, shown = import_module(f"experiments.{script}"), {}
+    module, shown = import_module(f"experiments.claims.{script}"), {}
     for model in module.MODELS:
         for form in model.forms:
             factor = form.overrides.get("rope_factor")
@@ -145,8 +147,8 @@ def scores(root: Path, longest: int) -> tuple[Scores, Scores]:
 def page(root: Path, upto: Callable[[int], tuple[Scores, Scores]]) -> str:
     """docs/claims.md as it should be."""
     made = {name: scored(name, upto) for name in SCRIPTS}
-    made |= {"exact": exact(root), "beyond": beyond(root)}
-    made |= {"caches": caches(root), "costs": costs(root)}
+    made |= {"identities": exact(root), "beyond": beyond(root)}
+    made |= {"kv_cache": caches(root), "linear_cost": costs(root)}
     text = (root / "docs/claims.md").read_text()
     tables.markers(text, made, MAKER)
     for name, content in made.items():
@@ -155,7 +157,7 @@ def page(root: Path, upto: Callable[[int], tuple[Scores, Scores]]) -> str:
 
 
 def main(argv: list[str], root: Path = ROOT) -> int:
-    parser = cli.Parser(prog="python -m experiments.page", description=__doc__)
+    parser = errors.Parser(prog="python -m experiments.page", description=__doc__)
     parser.add_argument("--check", action="store_true", help="write nothing; exit 1 where stale")
     args, path = parser.parse_args(argv), root / "docs/claims.md"
     upto = lru_cache(partial(scores, root))
@@ -169,8 +171,8 @@ def main(argv: list[str], root: Path = ROOT) -> int:
     path.write_text(text)
     for file, content in drawings.items():
         file.write_bytes(content)
-    return cli.DONE
+    return errors.DONE
 
 
 if __name__ == "__main__":
-    cli.end(main)
+    errors.end(main)

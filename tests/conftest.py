@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint
-import cli
 import configs
 import data.prepare
 import train
+from runtime import checkpoint, errors
 
 WORDS = "to be or not that is the question whether nobler in mind suffer slings and arrows".split()
 SMALL = (
@@ -66,7 +65,7 @@ def merged(flags: list[str], *more: str, folder: Path | None = None) -> list[str
 def run(flags: list[str], *more: str, folder: Path | None = None) -> Path:
     """Train in this process; later flags replace earlier ones. Returns the run's folder."""
     argv = merged(flags, *more, folder=folder)
-    assert train.main(argv) == cli.DONE
+    assert train.main(argv) == errors.DONE
     return configs.load(argv).folder
 
 
@@ -81,7 +80,7 @@ def stop_at(step: int, flags: list[str], *more: str) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "train_step", interrupted)
-        assert train.main(merged(flags, *more)) == cli.TERMINATED
+        assert train.main(merged(flags, *more)) == errors.TERMINATED
 
 
 def forked(work: Callable[[], object]) -> int:

@@ -9,8 +9,8 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-import cli
 import train
+from runtime import errors
 
 
 def fork(work: Callable[[], None], said: Path) -> int:
@@ -55,7 +55,7 @@ def ended(pid: int, seconds: float = 60) -> int:
 def command(flags: list[str]) -> None:
     """`python train.py FLAGS`, to the exit code."""
     sys.argv = ["train.py", *flags]
-    cli.end(train.main)
+    errors.end(train.main)
 
 
 def status(folder: Path) -> dict:

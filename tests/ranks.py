@@ -15,9 +15,8 @@ from pathlib import Path
 
 import forks
 
-import machine
-import run
 import train
+from runtime import device, setup
 
 HERE = Path(__file__).parent
 PATIENT = 4  # seconds that processes wait for each other here
@@ -50,13 +49,13 @@ def work(fault: str, argv: list[str], second: list[str] | None) -> None:
     rank, again = int(os.environ["RANK"]), int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     original = train.train_step
 
-    def faulty(state: run.Run):
+    def faulty(state: setup.Run):
         whose, harm = FAULTS.get(name, (None, None))
         if rank == whose and state.iter == int(step) and not again:
             harm()
         return original(state)
 
-    train.train_step, machine.PATIENCE = faulty, timedelta(seconds=PATIENT)
+    train.train_step, device.PATIENCE = faulty, timedelta(seconds=PATIENT)
     if again and rank:
         time.sleep(1)  # what the dead one wrote must not be taken for this one
     folder = next(word.partition("=")[2] for word in argv if word.startswith("--out_dir="))

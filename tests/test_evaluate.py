@@ -6,13 +6,12 @@ import json
 import pytest
 from conftest import SMALL, history
 
-import checkpoint
-import cli
 import data
 import evaluate
-import results
 import train
-from judge import Prose
+from evaluation import statistics
+from evaluation.scoring import Prose
+from runtime import checkpoint, errors
 
 FAST = ["--tokens=64", "--window_tokens=256"]
 FIELDS = (
@@ -33,7 +32,7 @@ def runs(corpus, tmp_path_factory):
     }
     for name, more in made.items():
         flags = [*SMALL, *more, f"--data_dir={corpus}", f"--out_dir={root / name}"]
-        assert train.main(flags) == cli.DONE
+        assert train.main(flags) == errors.DONE
     return {name: str(root / name) for name in made}
 
 
@@ -46,7 +45,7 @@ def judge(corpus, tmp_path):
         fast = [] if "--passkey" in argv else FAST
         where = [f"--data_dir={corpus}", f"--json={path}", "--wandb=disabled"]
         evaluate.main([*where, *fast, *argv])
-        return results.read(path)
+        return statistics.read(path)
 
     return run
 

@@ -7,11 +7,10 @@ import sys
 import pytest
 import torch
 
-import checkpoint
-import cli
 import sample
 from data.tokenizer import Char, train_bpe
 from model import GPT, GPTConfig
+from runtime import checkpoint, errors
 
 TEXT = "to be or not to be, that is the question:\n"
 SMALL = {"block_size": 16, "n_layer": 1, "n_head": 2, "n_embd": 16}
@@ -120,7 +119,7 @@ def test_byte_pairs_stream_whole_characters(model_in, capsys):
 def mistake(argv: list[str]) -> str:
     with pytest.raises(Exception, match=r"^.+$") as caught:  # one line
         sample.main(argv)
-    assert cli.exit_code(caught.value) in (cli.USAGE, cli.DATA, cli.CHECKPOINT)
+    assert errors.exit_code(caught.value) in (errors.USAGE, errors.DATA, errors.CHECKPOINT)
     return str(caught.value)
 
 
@@ -199,5 +198,5 @@ def test_a_reader_that_goes_away_is_no_error(model_in, monkeypatch):
         monkeypatch.setattr(sys, "stdout", Closed())
         monkeypatch.setattr(sys, "argv", ["sample.py", model_in()])
         with pytest.raises(SystemExit) as ended:
-            cli.end(sample.main)
-    assert ended.value.code == cli.DONE
+            errors.end(sample.main)
+    assert ended.value.code == errors.DONE

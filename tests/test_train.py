@@ -13,16 +13,16 @@ import torch
 from conftest import fingerprint, losses, rows, run, stop_at
 from transformers import get_cosine_schedule_with_warmup
 
-import checkpoint
 import configs
 import data
 import data.prepare
 import train
-from checkpoint import CheckpointError
-from judge import HeldOut
+from evaluation.scoring import HeldOut
 from model import GPT, GPTConfig
 from positions import POSITIONS
-from run import make_optimizers, optimizer_groups, split_batch
+from runtime import checkpoint
+from runtime.checkpoint import CheckpointError
+from runtime.setup import make_optimizers, optimizer_groups, split_batch
 
 
 def test_a_run_learns_and_leaves_what_it_says(flags):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from conftest import merged
 
-import cli
 import train
+from runtime import errors
 
 FIGURES = Path(__file__).parent.parent.parent / "results" / "faults.json"
 
@@ -46,14 +46,14 @@ def ended(capfd, monkeypatch) -> Callable[..., tuple[int, str]]:
         capfd.readouterr()
         monkeypatch.setattr(sys, "argv", ["command", *argv])
         with pytest.raises(SystemExit) as caught:
-            cli.end(main)
+            errors.end(main)
         said = capfd.readouterr().err
-        errors = [line.startswith("error: ") for line in said.splitlines()]
-        if caught.value.code in (cli.DONE, cli.INTERRUPTED, cli.TERMINATED):
-            assert not any(errors)
+        lines = [line.startswith("error: ") for line in said.splitlines()]
+        if caught.value.code in (errors.DONE, errors.INTERRUPTED, errors.TERMINATED):
+            assert not any(lines)
         else:
-            assert errors[-1]
-            assert sum(errors) == 1
+            assert lines[-1]
+            assert sum(lines) == 1
         assert "Traceback" not in said
         return caught.value.code, said
 

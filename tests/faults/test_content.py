@@ -20,14 +20,13 @@ import torch
 from conftest import fingerprint, merged, run
 from torch import nn
 
-import checkpoint
-import cli
 import configs
 import data.prepare
 import sample
 import train
-from checkpoint import CheckpointError
 from model import GPT, GPTConfig
+from runtime import checkpoint, errors
+from runtime.checkpoint import CheckpointError
 
 OLD = Path(__file__).parent.parent / "data" / "format1.pt"
 CONFIG = GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=2, n_embd=8)
@@ -117,13 +116,13 @@ def test_a_damaged_newest_is_answered_with_the_previous_and_a_line(flags, ended,
     part = run(flags, "--max_iters=4", folder=tmp_path / "part")
     (part / "ckpt.pt").write_bytes((part / "ckpt.pt").read_bytes()[:-1])
     code, said = ended(*merged(flags, "--resume", folder=part))
-    assert code == cli.DONE
+    assert code == errors.DONE
     assert f"{part / 'ckpt.pt'} {DAMAGED}; using the previous one, of step 3\n" in said
     assert fingerprint(part) == fingerprint(whole)
     for file in part.glob("ckpt*.pt"):
         file.write_bytes(b"")
     code, said = ended(*merged(flags, "--resume", folder=part))
-    assert code == cli.CHECKPOINT
+    assert code == errors.CHECKPOINT
     assert said.endswith(f"{part / 'ckpt.prev.pt'} {DAMAGED}\n")
 
 
@@ -188,7 +187,7 @@ def test_a_foreign_file_without_a_hash_is_refused(folder, ended, whole):
     for name in ("ckpt.prev.pt", "config.json"):
         (folder / name).unlink(missing_ok=True)
     code, said = ended("--out_dir", str(folder), "--prompt", "a", main=sample.main)
-    assert code == cli.CHECKPOINT
+    assert code == errors.CHECKPOINT
     assert said == f"error: {folder / 'ckpt.pt'} {DAMAGED}\n"
 
 
@@ -199,13 +198,13 @@ def test_weights_alone_are_no_run_to_resume(flags, ended):
     kept = {name: state[name] for name in ("config", "model", "iter", "tokenizer")}
     checkpoint.save(folder, kept)
     code, said = ended(*merged(flags, "--resume"))
-    assert code == cli.CHECKPOINT
+    assert code == errors.CHECKPOINT
     assert said == (f"error: {folder / 'ckpt.pt'} holds weights but no run to resume; start from "
                     "them with --init_from\n")  # fmt: skip
     code, _ = ended(f"--out_dir={folder}", "--prompt=to", "--max_len=4", main=sample.main)
-    assert code == cli.DONE
+    assert code == errors.DONE
     other = [f"--init_from={folder}", "--overwrite", "--max_iters=1"]
-    assert ended(*merged(flags, *other))[0] == cli.DONE
+    assert ended(*merged(flags, *other))[0] == errors.DONE
 
 
 # ---- another model -----------------------------------------------------------------------------
@@ -231,7 +230,7 @@ def test_a_run_goes_on_as_the_model_that_it_was(flags, ended, change, words):
     folder = run(flags, "--max_iters=1")
     before = (folder / "ckpt.pt").read_bytes()
     code, said = ended(*merged(flags, "--resume", *change))
-    assert code == cli.CHECKPOINT
+    assert code == errors.CHECKPOINT
     rest = f"is another model; {words}. Leave these settings out"
     assert said == f"error: {folder / 'ckpt.pt'} {rest}\n"
     assert (folder / "ckpt.pt").read_bytes() == before
@@ -336,12 +335,12 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(flags, ended, 
     monkeypatch.setattr(train, "train_step", poisoned)
     monkeypatch.setattr("judge.HeldOut.losses", lambda *_: {"val/loss": 1.0})  # it would see it
     code, said = ended(*merged(flags, "--resume", "--eval_interval=6"))
-    assert code == cli.DIVERGED
+    assert code == errors.DIVERGED
     assert "error: h.1.mlp.c_fc.weight is not finite at step 5; the last checkpoint is" in said
     assert (folder / "ckpt.pt").read_bytes() == before
     state = checkpoint.read(folder)
     state["model"]["h.1.mlp.c_fc.weight"][3, 3] = value
     checkpoint.save(folder, state)
     code, said = ended(*merged(flags, "--resume"))
-    assert code == cli.CHECKPOINT
+    assert code == errors.CHECKPOINT
     assert "does not fit: h.1.mlp.c_fc.weight is not finite" in said

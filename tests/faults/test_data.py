@@ -17,17 +17,17 @@ from pathlib import Path
 import pytest
 from conftest import run
 
-import cli
 import train
 from data import DataError, corpora, load, prepare
+from runtime import errors
 
 
 def refused(main, argv: list[str], capsys, monkeypatch) -> str:
     """The one line of a command that ends with exit code 3."""
     monkeypatch.setattr(sys, "argv", ["command", *argv])
     with pytest.raises(SystemExit) as ended:
-        cli.end(main)
-    assert ended.value.code == cli.DATA
+        errors.end(main)
+    assert ended.value.code == errors.DATA
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ")
     return line
@@ -139,7 +139,7 @@ def test_data_that_changed_under_a_run_is_refused_and_the_checkpoint_stays(
     assert f"{folder / 'train.bin'} changed since the checkpoint" in line
     assert (tmp_path / "run/ckpt.pt").read_bytes() == kept
     rewrite(folder, "train", raw)
-    assert train.main(argv) == cli.DONE
+    assert train.main(argv) == errors.DONE
 
 
 def dataset(root: Path) -> Path:

@@ -10,11 +10,10 @@ from pathlib import Path
 import pytest
 from conftest import forked, merged, rows, run
 
-import checkpoint
-import cli
 import configs
 import train
-from run import claim_folder
+from runtime import checkpoint, errors
+from runtime.setup import claim_folder
 
 
 def test_a_rotation_that_fails_loses_nothing(flags, ended, tmp_path, monkeypatch):
@@ -31,7 +30,7 @@ def test_a_rotation_that_fails_loses_nothing(flags, ended, tmp_path, monkeypatch
         run(flags, f"--max_iters={steps}", *["--resume"][: steps - 1])
     monkeypatch.setattr(os, "replace", refuse)
     code, said = ended(*merged(flags, "--resume", "--eval_interval=1"))
-    assert code == cli.DONE
+    assert code == errors.DONE
     assert held == [[2, 1], [2, 1]]
     assert said.count("Permission denied while saving step") == 2
     steps = [checkpoint.read_file(folder / n)["iter"] for n in ("ckpt.pt", "ckpt.prev.pt")]
@@ -50,7 +49,7 @@ def test_a_folder_that_cannot_be_is_named_before_a_model_is_built(
         subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
     monkeypatch.setattr(train, "start", lambda *_: pytest.fail("it went on"))
     code, said = ended(*merged(flags, folder=tmp_path / place))
-    assert code == cli.RESOURCES
+    assert code == errors.RESOURCES
     assert re.fullmatch(f"error: {tmp_path / place}: out_dir cannot be used, .*\n", said)
 
 
@@ -64,14 +63,14 @@ def test_a_run_is_not_overwritten_unless_asked(flags, ended):
     folder = run(flags)
     before = (folder / "ckpt.pt").read_bytes()
     code, said = ended(*flags)
-    assert code == cli.USAGE
+    assert code == errors.USAGE
     assert said == (f"error: {folder} holds a run already (step 6): --resume continues it, "
                     "--overwrite starts anew, --name or --out_dir leaves it alone\n")  # fmt: skip
     code, said = ended(*merged(flags, "--vocab_size=3", "--overwrite"))
-    assert code == cli.USAGE
+    assert code == errors.USAGE
     assert "vocab_size is 3; it must be at least" in said
     code, said = ended(*merged(flags, "--block_size=2500", "--overwrite"))
-    assert code == cli.DATA
+    assert code == errors.DATA
     assert "the longest document has" in said
     assert (folder / "ckpt.pt").read_bytes() == before
     run(flags, "--overwrite", "--max_iters=2")
@@ -93,7 +92,7 @@ def test_a_folder_in_use_is_refused_until_the_other_is_gone(flags, ended, tmp_pa
     code, said = ended(*flags)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    assert code == cli.BUSY
+    assert code == errors.BUSY
     busy = rf"error: {config.folder} is in use by another run \(pid {child}\); choose .*\n"
     assert re.fullmatch(busy, said)
     run(flags)
@@ -106,7 +105,7 @@ def test_nothing_to_resume_from_is_said(flags, ended, tmp_path, there):
     if there:
         folder.mkdir()
     code, said = ended(*flags, "--resume")
-    assert code == cli.CHECKPOINT
+    assert code == errors.CHECKPOINT
     assert said == (f"error: {folder} holds no checkpoint to resume from; leave out --resume to "
                     "start there\n")  # fmt: skip
     assert folder.exists() == there

@@ -19,13 +19,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint
-import cli
 import configs
 import sample
 from data import DataError, load, prepare
 from data.tokenizer import Char, from_meta, train_bpe
 from model import GPT, GPTConfig
+from runtime import checkpoint, config, errors
 
 ROOT = Path(__file__).parent.parent.parent
 SEED = 1
@@ -57,7 +56,7 @@ def mutated(draw: random.Random, raw: bytes, words: list[bytes]) -> bytes:
 def config_files(draw: random.Random, folder: Path) -> Iterator[Try]:
     sound = b"".join(path.read_bytes() for path in sorted(ROOT.glob("configs/*.py")))
     words, file = [word.encode("latin-1") for word in PYTHON], folder / "mine.py"
-    names = [name.encode() for name in configs.meanings()]
+    names = [name.encode() for name in config.meanings()]
     while True:
         lines = (draw.choice(names) + b" = " + draw.choice(words) for _ in range(draw.randrange(4)))
         raw = draw.choice((mutated(draw, sound[:600], words + names), b"\n".join(lines)))
@@ -66,7 +65,7 @@ def config_files(draw: random.Random, folder: Path) -> Iterator[Try]:
 
 
 def flags(draw: random.Random, folder: Path) -> Iterator[Try]:
-    names = [*configs.meanings(), "help", "", "n_layr"]
+    names = [*config.meanings(), "help", "", "n_layr"]
     while True:
         value = draw.choice((draw.choice(VALUES), draw.randbytes(4).decode("latin-1")))
         argv = [f"--{draw.choice(names)}={value}" for _ in range(draw.randrange(1, 4))]
@@ -152,7 +151,7 @@ def outcome(read: Callable[[], object]) -> str:
         file = at.tb_frame.f_code.co_filename
         raised = linecache.getline(file, at.tb_lineno).strip().startswith("raise ")
         ours = type(error) in OURS and raised and Path(file).is_relative_to(ROOT)
-        if ours and cli.sentence(error) != type(error).__name__:
+        if ours and errors.sentence(error) != type(error).__name__:
             return "refused"
         return f"{type(error).__name__}: {error}"[:200]
     return "read"

@@ -1,6 +1,6 @@
 """Rows 48, 49: what people mistype, through the whole command: one line, its exit code, no model.
 
-Every case is a real command in this process: `cli.end` prints and leaves. A
+Every case is a real command in this process: `errors.end` prints and leaves. A
 config, a flag or a prompt is refused before any model is built.
 """
 
@@ -12,14 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint
-import cli
 import evaluate
 import sample
 import train
 from data import prepare
 from data.tokenizer import Char
 from model import GPT, GPTConfig
+from runtime import checkpoint, errors
 from sampling import sample_token
 
 ROOT = Path(__file__).parent.parent.parent
@@ -56,7 +55,7 @@ def answer(monkeypatch, capsys, tmp_path):
             monkeypatch.setattr(GPT, "__init__", build)
         monkeypatch.setattr(sys, "argv", ["command", *argv])
         with pytest.raises(SystemExit) as ended:
-            cli.end(main)
+            errors.end(main)
         out, err = capsys.readouterr()
         assert out == ""
         assert err.startswith("error: ")
@@ -160,7 +159,7 @@ def test_a_mistaken_flag(answer, argv, words):
     argv = [str(ROOT / word) if word.startswith("configs/") else word for word in argv]
     code, line = answer(train.main, argv)
     assert words in line
-    assert code == cli.USAGE
+    assert code == errors.USAGE
 
 
 FILES = [
@@ -216,7 +215,7 @@ def test_a_mistaken_file_is_named_with_its_line_and_never_runs(answer, tmp_path,
     (tmp_path / "mine.py").write_bytes(text if isinstance(text, bytes) else text.encode())
     code, line = answer(train.main, ["mine.py"])
     assert words in line
-    assert code == cli.USAGE
+    assert code == errors.USAGE
     assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
 
 
@@ -299,7 +298,7 @@ def test_a_mistaken_sample(answer, trained, argv, words):
     """Row 49."""
     code, line = answer(sample.main, [f"--out_dir={trained['rope']}", *argv])
     assert words in line
-    assert code == (cli.DATA if "is not among" in words else cli.USAGE)
+    assert code == (errors.DATA if "is not among" in words else errors.USAGE)
 
 
 @pytest.mark.parametrize(
@@ -313,7 +312,7 @@ def test_what_an_encoding_cannot_do(answer, trained, pos, argv, words):
     """Row 49. How far it reads only the model itself knows, so this one is built."""
     code, line = answer(sample.main, [f"--out_dir={trained[pos]}", *argv], built=True)
     assert words in line
-    assert code == cli.USAGE
+    assert code == errors.USAGE
 
 
 OTHERS = [
@@ -384,6 +383,6 @@ def test_a_sound_command_is_not_refused_and_does_build(answer, flags):
 def test_the_command_line_ends_in_one_line_and_exit_2():
     command = [sys.executable, "train.py", "--n_layr=3"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == cli.USAGE
+    assert done.returncode == errors.USAGE
     assert done.stdout == ""
     assert done.stderr == "error: --n_layr: there is no setting 'n_layr'; did you mean n_layer?\n"

@@ -8,12 +8,11 @@ import torch
 from conftest import merged, rows, run
 from forks import command, ended, fork, status
 
-import checkpoint
-import cli
 import configs
-import judge
 import train
-from run import start
+from evaluation import scoring
+from runtime import checkpoint, errors
+from runtime.setup import start
 
 LONG = ["--max_iters=12", "--eval_interval=3"]
 
@@ -56,7 +55,7 @@ def test_a_loss_that_is_no_number_ends_a_run_before_its_step(
         kept.extend((p, p.detach().clone()) for p in state.model.parameters())
 
     code, last = stopped(argv, folder, monkeypatch, harm, capsys)
-    assert code == cli.DIVERGED
+    assert code == errors.DIVERGED
     assert last.startswith("error: non-finite loss at step 7 (loss nan, grad norm nan, lr 0.00")
     assert last.endswith("the last checkpoint is untouched. Lower learning_rate")
     assert all(torch.equal(p.nan_to_num(), was.nan_to_num()) for p, was in kept)
@@ -69,7 +68,7 @@ def test_a_loss_that_explodes_stops_before_it_spoils_the_checkpoint(flags):
     huge = ["--max_iters=6", "--resume", "--learning_rate=1e30", "--min_lr=1e30", "--grad_clip=0"]
     with pytest.raises(train.DivergedError, match=r"non-finite loss at step \d \(.*lr 1e\+30"):
         run(flags, *huge)
-    assert cli.exit_code(train.DivergedError()) == cli.DIVERGED
+    assert errors.exit_code(train.DivergedError()) == errors.DIVERGED
     assert (folder / "ckpt.pt").read_bytes() == before
 
 
@@ -93,20 +92,20 @@ def test_a_held_out_loss_that_is_no_number_is_not_saved_over_a_good_one(
     argv, folder, monkeypatch, capsys
 ):
     """Row 42. There is no "best" here; the newest and the one before it stay as they were."""
-    original, asked = judge.HeldOut.losses, []
+    original, asked = scoring.HeldOut.losses, []
 
     def losses(*args):
         asked.append(args)
         found = original(*args)
         return found | {"val/loss": float("nan")} if len(asked) == 3 else found
 
-    monkeypatch.setattr(judge.HeldOut, "losses", losses)
+    monkeypatch.setattr(scoring.HeldOut, "losses", losses)
     with pytest.raises(train.DivergedError, match="non-finite val/loss at step 9; the last"):
         run(argv)
     assert checkpoint.read_file(folder / "ckpt.pt")["iter"] == 6
     assert checkpoint.read_file(folder / "ckpt.prev.pt")["iter"] == 3
     assert rows(folder)[-1]["iter"] == 8
-    assert (status(folder)["state"], status(folder)["exit_code"]) == ("failed", cli.DIVERGED)
+    assert (status(folder)["state"], status(folder)["exit_code"]) == ("failed", errors.DIVERGED)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +127,7 @@ def test_out_of_memory_names_the_batch(error, argv, folder, monkeypatch, capsys)
         raise error
 
     code, last = stopped(argv, folder, monkeypatch, harm, capsys)
-    assert code == cli.RESOURCES
+    assert code == errors.RESOURCES
     assert last == (
         "error: out of memory at batch_size 4 x block_size 16; lower batch_size and raise "
         "gradient_accumulation_steps"
@@ -144,6 +143,6 @@ def test_memory_that_is_really_not_there_is_told_the_same_way(argv, folder, tmp_
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         command(merged(argv, "--batch_size=100000"))
 
-    assert ended(fork(work, tmp_path / "said")) == cli.RESOURCES
+    assert ended(fork(work, tmp_path / "said")) == errors.RESOURCES
     last = (tmp_path / "said").read_text().splitlines()[-1]
     assert last.startswith("error: out of memory at batch_size 100000 x block_size 16; lower")

@@ -10,9 +10,8 @@ from conftest import fingerprint, losses, merged, rows, run, stop_at
 from forks import ended, status
 from ranks import PATIENT, agent, torchrun
 
-import checkpoint
-import cli
 import data.prepare
+from runtime import checkpoint, errors
 
 LONG = ["--max_iters=12", "--eval_interval=3", "--dropout=0.1", "--gradient_accumulation_steps=2"]
 BOTH = [pytest.param(agent, id="agent"), pytest.param(torchrun, id="torchrun")]
@@ -52,7 +51,7 @@ def test_two_processes_train_as_one_does(launch, flags, folder, tmp_path):
     argv = merged(flags, "--dropout=0.0")
     one = run(argv, folder=tmp_path / "one")
     code, said = launch(agent, "none@0", argv)
-    assert code == cli.DONE, said
+    assert code == errors.DONE, said
     assert losses(folder) == pytest.approx(losses(one), abs=1e-4)
     found, expected = (rows(where)[-1]["val/loss_4x"] for where in (folder, one))
     assert found == pytest.approx(expected, abs=1e-4)
@@ -73,7 +72,7 @@ def test_a_killed_process_is_started_anew_and_nothing_is_lost(how, launch, argv,
     """Row 35. --overwrite, too, means the run before this job and not the job's own."""
     run(argv, "--max_iters=1")
     code, said = launch(how, "killed@7", [*argv, "--overwrite"], restarts=1)
-    assert code == cli.DONE, said
+    assert code == errors.DONE, said
     assert said.count("tokens a step, 2 x cpu") == 2
     assert len([line for line in said.splitlines() if line.startswith("5/12 train")]) == 1
     assert fingerprint(folder) == fingerprint(whole)
@@ -131,11 +130,11 @@ def test_sigterm_stops_all_processes_saved(how, fault, launch, argv, folder, who
     """Row 37. torchrun itself always ends with 1; what the run says stands in status.json."""
     code, said = launch(how, fault, argv)
     assert code == 1
-    assert codes(folder) == [cli.TERMINATED, cli.TERMINATED]
+    assert codes(folder) == [errors.TERMINATED, errors.TERMINATED]
     assert said.count("stopped by SIGTERM at step") == 1
     at = checkpoint.read(folder)["iter"]
     assert at >= 8
-    assert {"state": "stopped", "exit_code": cli.TERMINATED, "iter": at}.items() <= status(
+    assert {"state": "stopped", "exit_code": errors.TERMINATED, "iter": at}.items() <= status(
         folder
     ).items()
     run(argv, "--resume")
@@ -163,7 +162,7 @@ def test_processes_with_other_data_are_refused(launch, argv, folder, tmp_path):
 def test_an_error_in_one_process_ends_all(breaks, launch, argv, folder):
     """Row 39."""
     code, said = launch(agent, "breaks@7" if breaks else "first breaks@7", argv)
-    first, second = (cli.LOST, cli.USAGE) if breaks else (cli.USAGE, cli.LOST)
+    first, second = (errors.LOST, errors.USAGE) if breaks else (errors.USAGE, errors.LOST)
     assert (code, codes(folder)) == (1, [first, second])
     assert {LOST, "error: only this process breaks"} <= set(said.splitlines())
     assert checkpoint.read(folder)["iter"] == 6
@@ -180,16 +179,20 @@ def test_an_error_in_the_first_process_alone_while_it_saves_ends_all(
 
     monkeypatch.setattr(checkpoint, "save", unreadable)
     code, said = launch(agent, "none@0", argv)
-    assert (code, codes(folder)) == (1, [cli.CHECKPOINT, cli.LOST])
+    assert (code, codes(folder)) == (1, [errors.CHECKPOINT, errors.LOST])
     assert "error: the folder is gone" in said
 
 
 def test_only_what_torch_says_is_taken_for_a_lost_process():
     """Row 39: a name in a sentence of ours is not."""
     torch_says = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer")
-    assert cli.exit_code(torch_says) == cli.exit_code(dist.DistBackendError("NCCL")) == cli.LOST
-    assert cli.exit_code(ValueError("igloo.txt is no setting")) == cli.USAGE
-    assert cli.exit_code(RuntimeError("something else")) == cli.USAGE
+    assert (
+        errors.exit_code(torch_says)
+        == errors.exit_code(dist.DistBackendError("NCCL"))
+        == errors.LOST
+    )
+    assert errors.exit_code(ValueError("igloo.txt is no setting")) == errors.USAGE
+    assert errors.exit_code(RuntimeError("something else")) == errors.USAGE
 
 
 def test_a_step_that_two_processes_cannot_share_is_refused(launch, argv, folder):

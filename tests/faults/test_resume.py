@@ -12,11 +12,10 @@ import pytest
 import torch
 from conftest import fingerprint, history, losses, merged, rows, run, stop_at
 
-import checkpoint
-import cli
 import data
 import train
-from judge import HeldOut
+from evaluation.scoring import HeldOut
+from runtime import checkpoint, errors
 
 STEPS = 20
 MODES = ["float32", "bfloat16", "float16"]
@@ -120,7 +119,7 @@ def test_a_signal_between_micro_steps_ends_the_run_after_the_step(flags, tmp_pat
 
     monkeypatch.setattr(data, "batch", batch)
     part = tmp_path / "part"
-    assert train.main(merged(flags, "--eval_interval=6", folder=part)) == cli.TERMINATED
+    assert train.main(merged(flags, "--eval_interval=6", folder=part)) == errors.TERMINATED
     assert checkpoint.last_good(part) == 3
     monkeypatch.undo()
     run(flags, "--resume", folder=part)

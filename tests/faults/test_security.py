@@ -17,12 +17,11 @@ from pathlib import Path
 import pytest
 import torch
 
-import checkpoint
-import cli
 import sample
 from data import DataError, prepare
 from data.tokenizer import Char
 from model import GPT, GPTConfig
+from runtime import checkpoint, errors
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = sorted([*ROOT.glob("*.py"), *ROOT.glob("data/*.py"), *ROOT.glob("configs/**/*.py")])
@@ -185,7 +184,7 @@ def test_a_payload_in_a_checkpoint_is_not_run(here, kind):
     for read in (checkpoint.load, lambda path: sample.main([f"--out_dir={path}"])):
         with pytest.raises(checkpoint.CheckpointError, match=r"ckpt\.pt was not loaded") as caught:
             read(str(here))
-        assert cli.exit_code(caught.value) == cli.CHECKPOINT
+        assert errors.exit_code(caught.value) == errors.CHECKPOINT
     assert [path.name for path in here.iterdir()] == ["ckpt.pt"]
 
 

@@ -14,11 +14,10 @@ import pytest
 from conftest import fingerprint, merged, rows, run, stop_at
 from forks import command, ended, fork, status
 
-import checkpoint
-import cli
 import data
-import judge
 import train
+from evaluation import scoring
+from runtime import checkpoint, errors
 
 STEPS = 40  # of a run that is killed
 LONG = ["--max_iters=12", "--eval_interval=3", "--dropout=0.1"]
@@ -76,8 +75,8 @@ def killed_at_random(argv: list[str], folder: Path, expected: str, kills: int) -
             time.sleep(draw.uniform(0.02, 0.6))
             os.kill(pid, signal.SIGKILL)
         code = ended(pid)
-        assert code in (cli.DONE, -signal.SIGKILL), said.read_text()
-        if code != cli.DONE:
+        assert code in (errors.DONE, -signal.SIGKILL), said.read_text()
+        if code != errors.DONE:
             found["kills"] += 1
             found["kills_in_a_save"] += (folder / "ckpt.pt.tmp").exists()
         saved = int(told.read_text() or 0) if told.exists() else 0
@@ -113,10 +112,10 @@ def test_sigterm_ends_a_run_after_its_step_saved(argv, folder, tmp_path, whole):
         before_step(5, partial(tell, signal.SIGTERM))
         command(argv)
 
-    assert ended(fork(work, tmp_path / "said")) == cli.TERMINATED
+    assert ended(fork(work, tmp_path / "said")) == errors.TERMINATED
     last = (tmp_path / "said").read_text().splitlines()[-1]
     assert last == f"stopped by SIGTERM at step 5 of 12, saved {folder}; add --resume to go on"
-    expected = {"state": "stopped", "iter": 5, "exit_code": cli.TERMINATED}
+    expected = {"state": "stopped", "iter": 5, "exit_code": errors.TERMINATED}
     assert expected.items() <= status(folder).items()
     run(argv, "--resume")
     assert fingerprint(folder) == fingerprint(whole)
@@ -139,7 +138,7 @@ def test_a_second_ctrl_c_within_the_save_ends_at_once(argv, folder, tmp_path, wh
         before_step(5, lambda: setattr(os, "fsync", slow))
         command(argv)
 
-    assert ended(fork(work, tmp_path / "said")) == cli.INTERRUPTED
+    assert ended(fork(work, tmp_path / "said")) == errors.INTERRUPTED
     assert (tmp_path / "said").read_text().splitlines()[-1] == "error: stopped by Ctrl-C"
     assert checkpoint.read(folder)["iter"] == status(folder)["iter"] == 3
     run(argv, "--resume")
@@ -152,8 +151,8 @@ def test_sigterm_within_an_evaluation_waits_for_one_batch_of_it(
     step, argv, folder, monkeypatch, tmp_path
 ):
     """Row 8. The resumed run evaluates that step first, even where no other is left."""
-    monkeypatch.setattr(judge, "BATCH_TOKENS", 64)  # 4 batches a length, 12 in all
-    whole, read, original = run(argv, folder=tmp_path / "whole"), [], judge.token_losses
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", 64)  # 4 batches a length, 12 in all
+    whole, read, original = run(argv, folder=tmp_path / "whole"), [], scoring.token_losses
 
     def batch(model, x, y):
         read.append(x.shape)
@@ -161,12 +160,12 @@ def test_sigterm_within_an_evaluation_waits_for_one_batch_of_it(
             tell(signal.SIGTERM)
         return original(model, x, y)
 
-    monkeypatch.setattr(judge, "token_losses", batch)
-    assert train.main(argv) == cli.TERMINATED
+    monkeypatch.setattr(scoring, "token_losses", batch)
+    assert train.main(argv) == errors.TERMINATED
     assert len(read) == 12 * (step // 3 - 1) + 5
     assert checkpoint.read(folder)["iter"] == step
     assert rows(folder)[-1]["iter"] == step - 1  # its losses are still to come
-    monkeypatch.setattr(judge, "token_losses", original)
+    monkeypatch.setattr(scoring, "token_losses", original)
     run(argv, "--resume")
     assert fingerprint(folder) == fingerprint(whole)
     assert untimed(folder) == untimed(whole)
@@ -174,10 +173,10 @@ def test_sigterm_within_an_evaluation_waits_for_one_batch_of_it(
 
 def test_killed_after_the_late_evaluation_its_row_stands_once(argv, folder, whole, monkeypatch):
     """Row 8 and 3: between the row that an interrupted evaluation owed and the next save."""
-    original = judge.HeldOut.losses
-    monkeypatch.setattr(judge.HeldOut, "losses", lambda *_: tell(signal.SIGTERM) or {})
-    assert train.main(argv) == cli.TERMINATED
-    monkeypatch.setattr(judge.HeldOut, "losses", original)
+    original = scoring.HeldOut.losses
+    monkeypatch.setattr(scoring.HeldOut, "losses", lambda *_: tell(signal.SIGTERM) or {})
+    assert train.main(argv) == errors.TERMINATED
+    monkeypatch.setattr(scoring.HeldOut, "losses", original)
     save, saves = train.save, []
     monkeypatch.setattr(train, "save", lambda *state: saves.append(state) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -206,7 +205,7 @@ def test_sigterm_while_data_loads_leaves_all_as_it_was(argv, folder, tmp_path):
         command([*argv, "--overwrite"])
 
     began = time.monotonic()
-    assert ended(fork(work, tmp_path / "said")) == cli.TERMINATED
+    assert ended(fork(work, tmp_path / "said")) == errors.TERMINATED
     assert time.monotonic() - began < 30
     assert (tmp_path / "said").read_text() == "error: stopped by SIGTERM\n"
     assert (folder / "ckpt.pt").read_bytes() == before
@@ -234,14 +233,14 @@ def test_twenty_sigterms_in_training_evaluation_and_first_step(argv, folder, tmp
             if start:
                 before_step(start, lambda: send(draw.uniform(0, 0.01)))
             else:
-                original = judge.HeldOut.losses
-                judge.HeldOut.losses = lambda *a: send(draw.uniform(0, 0.05)) or original(*a)
+                original = scoring.HeldOut.losses
+                scoring.HeldOut.losses = lambda *a: send(draw.uniform(0, 0.05)) or original(*a)
             command([*argv, "--overwrite"])
 
         draw.random()
         code = ended(fork(work, tmp_path / "said"))
         waited.append(time.monotonic() - float(sent.read_text()))
-        saved += code == cli.TERMINATED and checkpoint.read(folder)["iter"] > 0
+        saved += code == errors.TERMINATED and checkpoint.read(folder)["iter"] > 0
         run(argv, "--resume")
         equal += fingerprint(folder) == expected
     record("SIGTERM", sent=20, saved=saved, resumed_bit_equal=equal,
@@ -276,7 +275,7 @@ def test_a_folder_in_use_names_the_process_that_holds_it(argv, folder, tmp_path,
     holder = fork(work, tmp_path / "said")
     while not (folder / "metrics.jsonl").exists() or not rows(folder):
         time.sleep(0.01)
-    assert ended(fork(partial(command, argv), tmp_path / "second")) == cli.BUSY
+    assert ended(fork(partial(command, argv), tmp_path / "second")) == errors.BUSY
     busy = f"error: {folder} is in use by another run (pid {holder}); choose another out_dir"
     assert (tmp_path / "second").read_text() == busy + "\n"
     os.kill(holder, signal.SIGKILL)

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import fingerprint, history, merged, rows, run
 
-import checkpoint
-import cli
+from runtime import checkpoint, errors
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -124,7 +123,7 @@ def test_ctrl_c_on_the_whole_group_saves_and_wandb_is_whole(endless, tmp_path):
     """Row 7 and 9, as a terminal does it: wandb's own process hears it too."""
     os.killpg(endless.pid, signal.SIGINT)
     endless.communicate(timeout=60)
-    assert endless.returncode == cli.INTERRUPTED
+    assert endless.returncode == errors.INTERRUPTED
     last, folder = (tmp_path / "said").read_text().splitlines()[-1], tmp_path / "run"
     at = checkpoint.read(folder)["iter"]
     assert last == (

@@ -20,12 +20,11 @@ import pytest
 import torch
 from conftest import fingerprint, forked, losses, merged, rows, run
 
-import checkpoint
-import cli
 import train
-from checkpoint import SaveError
-from log import Log
 from model import GPT, GPTConfig
+from runtime import checkpoint, errors
+from runtime.checkpoint import SaveError
+from runtime.log import Log
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")  # it forks
 PIECES = 6  # that a file is written in, so that it can be torn
@@ -213,7 +212,7 @@ def test_what_an_earlier_death_left_is_said_and_overwritten(flags, ended):
     folder = run(flags, "--max_iters=3")
     (folder / checkpoint.FRESH).write_bytes(b"junk")
     code, said = ended(*merged(flags, "--resume"))
-    assert code == cli.DONE
+    assert code == errors.DONE
     assert said.count(f"{folder / checkpoint.FRESH} is half of a save that was cut short") == 1
     assert checkpoint.last_good(folder) == 6
     assert not (folder / checkpoint.FRESH).exists()
@@ -262,8 +261,8 @@ def test_a_save_that_fails_says_what_it_needed_and_leaves_what_was_there(
         checkpoint.save(tmp_path, state_of(9))
     reason = "Input/output error" if error == errno.EIO else "disk full"
     asked = rf"{reason} while saving step 9 to {tmp_path} \(need 0\.0 MB, \d+\.\d MB free\)"
-    assert re.fullmatch(f"{asked}; last good: step 3", cli.sentence(caught.value))
-    assert cli.exit_code(caught.value) == cli.RESOURCES
+    assert re.fullmatch(f"{asked}; last good: step 3", errors.sentence(caught.value))
+    assert errors.exit_code(caught.value) == errors.RESOURCES
     assert (tmp_path / checkpoint.NEWEST).read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt.prev.pt", "ckpt.pt"]
 
@@ -288,7 +287,7 @@ def test_a_disk_that_has_room_again_gets_the_next_checkpoint(flags, ended, tmp_p
 
     monkeypatch.setattr(checkpoint, "save", save)
     code, said = ended(*merged(flags, "--eval_interval=2"))
-    assert code == cli.DONE
+    assert code == errors.DONE
     assert f"disk full while saving step 4 to {folder} (need 0." in said
     assert "last good: step 2; going on, and trying again at the next checkpoint" in said
     monkeypatch.undo()
@@ -313,7 +312,7 @@ def test_a_disk_that_stays_full_ends_the_run_and_keeps_its_last_checkpoint(
 
     monkeypatch.setattr(train, "train_step", fill)
     code, said = ended(*merged(larger, folder=part))
-    assert code == cli.RESOURCES
+    assert code == errors.RESOURCES
     assert re.search(r"\nerror: disk full while saving step 10 to .*run \(need 0\.6 MB, 0\.\d MB "
                      r"free\); last good: step 4\n$", said)  # fmt: skip
     assert said.count("last good: step 4; going on") == 2  # at steps 6 and 8
@@ -321,7 +320,7 @@ def test_a_disk_that_stays_full_ends_the_run_and_keeps_its_last_checkpoint(
     assert checkpoint.last_good(part) == 4
     monkeypatch.setattr(train, "train_step", original)
     (small_disk / "ballast").unlink()
-    assert ended(*merged(larger, "--resume", folder=part))[0] == cli.DONE
+    assert ended(*merged(larger, "--resume", folder=part))[0] == errors.DONE
     assert fingerprint(part) == fingerprint(whole)
     assert losses(part) == losses(whole)
 
@@ -337,6 +336,6 @@ def test_a_row_that_cannot_be_written_does_not_end_a_run(flags, ended, monkeypat
 
     monkeypatch.setattr(train, "Log", Full)
     code, said = ended(*flags)
-    assert code == cli.DONE
+    assert code == errors.DONE
     assert said.count("metrics.jsonl: No space left on device; it will be tried again\n") == 6
     assert said.count("metrics.jsonl lacks rows: No space left on device\n") == 1

@@ -1,0 +1,1 @@
+"""From a model to a table: scoring, statistics, tables, figures."""

@@ -1,0 +1,1 @@
+"""What the commands stand on: settings, run folders, checkpoints, devices, logs, errors."""

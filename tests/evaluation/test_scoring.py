@@ -1,0 +1,311 @@
+"""The judge against models of known loss, and against one forward pass a target."""
+
+import math
+import subprocess
+import sys
+import textwrap
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data import Dataset
+from evaluation import scoring
+from evaluation.scoring import Prose, token_losses
+from model import GPT, GPTConfig
+
+V, L = 11, 16
+SMALL = {"block_size": L, "vocab_size": V, "n_layer": 2, "n_head": 2, "n_embd": 8}
+LENGTHS = (4, 8, 16, 32, 64)
+DOCUMENTS = (300, 90, 411)  # the second one is too short for 64 before a span, and takes one block
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    draw = np.random.default_rng(0)
+    starts = np.cumsum((0, *DOCUMENTS[:-1])).tolist()
+    splits = {"val": {"documents": starts, "tokens": sum(DOCUMENTS), "sha256": "a"}}
+    splits["train"] = splits["val"]
+    tokens = draw.integers(V, size=sum(DOCUMENTS)).astype("<u2")
+    return Dataset("made", {"vocab_size": V, "splits": splits}, tokens, tokens)
+
+
+@pytest.fixture(scope="module")
+def prose(dataset):
+    return Prose(dataset, 64, (192, 704))
+
+
+@pytest.fixture
+def model():
+    return make()
+
+
+def make(**settings):
+    torch.manual_seed(1)
+    model = GPT(GPTConfig(**SMALL | settings)).eval()
+    with torch.no_grad():  # far from the start, where all is uniform
+        for parameter in model.parameters():
+            parameter.mul_(8 if parameter.dim() > 1 else 1)
+    return model
+
+
+def flat(score):
+    return np.concatenate(score.parts)
+
+
+class Uniform(GPT):
+    def logits(self, x):
+        return super().logits(x) * 0
+
+
+class Bigram(GPT):
+    """Knows the token before, and a table of what follows it."""
+
+    table = torch.randn(V, V, generator=torch.Generator().manual_seed(3)).double()
+
+    def hidden(self, idx, cache=None, last=None):
+        return idx[:, -(last or 0) :, None].double()
+
+    def logits(self, x):
+        return self.table[x[..., 0].long()]
+
+
+def bigram_loss(tokens, at):
+    return float(-Bigram.table[int(tokens[at - 1])].log_softmax(0)[int(tokens[at])])
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_uniform_logits_lose_log_v_in_every_protocol(prose, length):
+    model = Uniform(GPTConfig(**SMALL)).eval()
+    for protocol in (prose.matched, prose.windows, prose.position):
+        assert flat(protocol(model, length)) == pytest.approx(math.log(V), abs=1e-5)
+    bins = prose.position(model, length).more["bins"]
+    assert [loss for _, _, loss in bins] == pytest.approx([math.log(V)] * len(bins), abs=1e-5)
+
+
+@pytest.mark.parametrize("length", LENGTHS)
+def test_a_bigram_loses_what_its_table_says_and_the_same_at_every_length(dataset, prose, length):
+    model = Bigram(GPTConfig(**SMALL)).eval()
+    deep = [bigram_loss(dataset.val, s + i) for s in prose.spans for i in range(1, 33)]
+    assert flat(prose.matched(model, length)).mean() == pytest.approx(np.mean(deep), abs=1e-5)
+    wide = [bigram_loss(dataset.val, s + i) for s in prose.blocks for i in range(1, 65)]
+    for protocol in (prose.windows, prose.position):
+        assert flat(protocol(model, length)).mean() == pytest.approx(np.mean(wide), abs=1e-5)
+
+
+def test_targets_lie_deep_inside_documents_and_none_twice(dataset, prose):
+    borders = [0, *np.cumsum(DOCUMENTS)]
+    for s in prose.spans:  # its targets are s + 1 to s + 32
+        inside = [(a, b) for a, b in pairwise(borders) if a <= s < b]
+        ((a, b),) = inside
+        assert s + 1 - a >= 64
+        assert s + 32 < b
+    for starts, span in ((prose.spans, 32), (prose.blocks, 64)):
+        targets = [s + i for s in starts for i in range(1, span + 1)]
+        assert len(set(targets)) == len(targets)
+    assert len(prose.spans) == 6
+    assert len(prose.matched(make(), 4).parts) == 2  # documents
+    assert list(map(len, prose.windows(make(), 4).parts)) == [4, 1, 6]
+
+
+def alone(model, context, target):
+    """The loss of one target after a context, by one forward pass."""
+    ids = torch.from_numpy(np.asarray(context).astype(np.int64))
+    return float(-model(ids[None])[0, -1].log_softmax(-1)[int(target)])
+
+
+WAYS = [
+    *({"rope_scaling": f"dynamic_{name}"} for name in ("linear", "ntk", "yarn")),
+    {"rope_scaling": "yarn", "rope_factor": 4.0},
+    *({"pos": pos} for pos in ("rope", "sinusoidal", "alibi", "none")),
+    *({"pos": pos, "beyond": "interpolate"} for pos in ("learned", "sinusoidal")),
+    *({"pos": pos, "beyond": "slide"} for pos in ("learned", "rope")),
+]
+
+
+@pytest.mark.parametrize("settings", WAYS, ids=lambda s: "-".join(map(str, s.values())))
+@torch.no_grad()
+def test_matched_is_one_forward_pass_a_target_with_that_much_before_it(dataset, prose, settings):
+    model = make(**settings)
+    for length in (4, 16, 32):
+        slow = []
+        for s in prose.spans:
+            for at in range(s + 1, s + 33):
+                seen = min(length, L) if model.config.beyond == "slide" else length
+                slow.append(alone(model, dataset.val[at - seen : at], dataset.val[at]))
+        slow = np.reshape(slow, (-1, 32)).mean(1)
+        assert flat(prose.matched(model, length)) == pytest.approx(slow, abs=1e-5)
+
+
+@pytest.mark.parametrize("settings", WAYS[:10], ids=lambda s: "-".join(map(str, s.values())))
+@torch.no_grad()
+def test_windows_and_positions_are_one_forward_pass_a_target(dataset, prose, settings):
+    model, length = make(**settings), 64
+    slow = np.empty((len(prose.blocks), length))
+    for b, s in enumerate(prose.blocks):
+        for i in range(length):
+            # A dynamic factor follows the window, so that all of the window must be read.
+            ids = torch.from_numpy(dataset.val[s : s + length].astype(np.int64))
+            slow[b, i] = -model(ids[None])[0, i].log_softmax(-1)[int(dataset.val[s + i + 1])]
+    assert flat(prose.windows(model, length)) == pytest.approx(slow.mean(1), abs=1e-5)
+    bins = prose.position(model, length).more["bins"]
+    assert [(a, b) for a, b, _ in bins][:5] == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 5)]
+    assert bins[-1][1] == length - 1
+    assert sum(b - a + 1 for a, b, _ in bins) == length
+    for a, b, loss in bins:
+        assert loss == pytest.approx(slow[:, a : b + 1].mean(), abs=1e-5)
+
+
+@torch.no_grad()
+def test_matched_at_1x_is_what_cropping_to_the_block_size_gives(dataset, prose, model):
+    """As nanoGPT's generate reads: all there is before the target, cropped to block_size."""
+    losses = []
+    for s in prose.spans:
+        document = max(a for a, _ in dataset.documents("val") if a <= s)
+        for at in range(s + 1, s + 33):
+            context = dataset.val[document:at]
+            cropped = context if len(context) <= L else context[-L:]
+            losses.append(alone(model, cropped, dataset.val[at]))
+    assert flat(prose.matched(model, L)).mean() == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+@torch.no_grad()
+def test_past_the_trained_length_a_target_has_at_most_a_64th_less(dataset, model, monkeypatch):
+    monkeypatch.setattr(scoring, "FINE", 8)  # so that 64 is read in strides of 8
+    prose, losses = Prose(dataset, 64, (192, 704)), []
+    for s in prose.spans:
+        for first in range(s + 1, s + 33, 8):
+            window = dataset.val[first + 7 - 64 : first + 7].astype(np.int64)
+            logp = model(torch.from_numpy(window)[None])[0].log_softmax(-1)
+            targets = dataset.val[first : first + 8].astype(int)
+            losses += [-logp[56 + i, t].item() for i, t in enumerate(targets)]
+    assert flat(prose.matched(model, 64)).mean() == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+def test_what_cannot_read_further_says_so(prose):
+    learned = make(pos="learned")
+    assert prose.matched(learned, 16).parts
+    assert prose.matched(learned, 17).parts is None
+    assert prose.windows(learned, 32).parts is None
+    assert prose.position(learned, 64).more["bins"] is None
+
+
+def test_a_sliding_window_scores_the_same_at_every_length_beyond(prose):
+    model = make(pos="learned", beyond="slide")
+    at_1x = flat(prose.matched(model, 16)).tolist()
+    assert flat(prose.matched(model, 64)).tolist() == at_1x
+    assert prose.windows(model, 64).parts is None
+
+
+def test_equal_digests_mean_equal_targets(dataset, prose, model):
+    digests = [prose.matched(model, length).targets for length in LENGTHS]
+    assert len(set(digests)) == 1
+    assert prose.windows(model, 16).targets == prose.windows(model, 64).targets
+    assert prose.windows(model, 48).targets != prose.windows(model, 64).targets  # 48 of each 64
+    assert Prose(dataset, 64, (96, 704)).matched(model, 16).targets != digests[0]
+
+
+def test_a_length_that_no_document_holds_is_refused(dataset):
+    with pytest.raises(ValueError, match=r"length 380 does not fit: .* made takes 378 at most"):
+        Prose(dataset, 380, (192, 704))
+
+
+def test_logits_in_pieces_and_windows_in_batches_change_nothing(model, monkeypatch):
+    ids = torch.randint(V, (5, 33))
+    whole = token_losses(model, ids[:, :-1], ids[:, -7:])
+    monkeypatch.setattr(scoring, "LOGITS", 4 * V)
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", 70)
+    assert torch.allclose(token_losses(model, ids[:, :-1], ids[:, -7:]), whole, atol=1e-6)
+    assert whole.shape == (5, 7)
+
+
+def test_what_is_not_scored_has_no_loss_and_the_mode_stays(model):
+    model.train()
+    ids = torch.randint(V, (2, 9))
+    y = ids[:, 1:].clone()
+    y[:, ::2] = -1
+    losses = token_losses(model, ids[:, :-1], y)
+    assert model.training
+    assert (losses[:, ::2] == 0).all()
+    assert (losses[:, 1::2] > 0).all()
+
+
+def test_held_out_loss_is_a_mean_over_what_is_scored(dataset, model):
+    task = {"scored": [1, 2, 3], "after": 4, "every": 1}
+    dataset = Dataset("made", dataset.meta | {"task": task}, dataset.train, dataset.val)
+    held, losses = scoring.HeldOut(model, dataset, 128), []
+    for row in held.rows[2]:
+        y = row[1:].tolist()
+        logp = model(row[None, :-1])[0].log_softmax(-1)
+        counts = [t for t in range(len(y)) if y[t] in (1, 2, 3) and 4 in y[:t]]
+        losses += [-logp[t, y[t]].item() for t in counts]
+    assert held.losses(model)["val/loss_2x"] == pytest.approx(np.mean(losses), abs=1e-5)
+
+
+@pytest.mark.parametrize("length", [64, 256])
+def test_keys_are_named_by_who_has_read_them_and_by_no_one_else(length):
+    class Codes:
+        def encode(self, text):
+            return np.frombuffer(text.encode(), np.uint8).astype(np.uint16)
+
+    class Reader(GPT):
+        """Says what followed `[` at its first occurrence, as far as the digits are in sight."""
+
+        def hidden(self, idx, cache=None, last=None):
+            found = torch.zeros(*idx.shape, 128)
+            for b, row in enumerate(idx.tolist()):
+                text = bytes(row).decode()
+                key = text[text.index("[") + 1 :][:4] if text.count("[") == 2 else "none"
+                for i, digit in enumerate(key):
+                    found[b, len(row) - 4 + i, ord(digit)] = 1
+            return found[:, -(last or 0) :]
+
+        def logits(self, x):
+            return x
+
+    keys = scoring.Retrieval(Codes(), 40)
+    config = GPTConfig(**SMALL | {"block_size": 64, "vocab_size": 128})
+    score = keys.passkey(Reader(config), length)
+    assert len(score.parts) == score.tokens == 40
+    assert flat(score).mean() == 1
+    assert score.more["outside_n"] == (0 if length == 64 else pytest.approx(30, abs=1))
+    slid = flat(keys.passkey(Reader(GPTConfig(**vars(config) | {"beyond": "slide"})), length))
+    n = score.more["outside_n"]
+    assert slid[:n].sum() == 0
+    assert slid[n + 1 :].all()
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("settings", "length"),
+    [
+        ({"n_layer": 1, "n_embd": 8}, 131072),
+        ({"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 256}, 4096),
+        ({"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 256, "pos": "alibi"}, 4096),
+    ],
+    ids=["131072 tokens of a tiny model", "16x of a 256 model", "16x with a bias"],
+)
+def test_long_contexts_fit_into_4_gib(settings, length, tmp_path):
+    """In a process of its own, whose largest memory is measured."""
+    code = f"""
+        import resource, numpy as np, torch
+        from data import Dataset
+        from evaluation.scoring import Prose
+        from model import GPT, GPTConfig
+        size = {length} + 40
+        split = {{"documents": [0], "tokens": size, "sha256": "a"}}
+        tokens = np.random.default_rng(0).integers(79, size=size).astype("<u2")
+        dataset = Dataset("made", {{"splits": {{"val": split, "train": split}}}}, tokens, tokens)
+        prose = Prose(dataset, {length}, (32, {length}))
+        model = GPT(GPTConfig(**{SMALL | settings | {"vocab_size": 79}!r})).eval()
+        for protocol in (prose.matched, prose.windows, prose.position):
+            assert protocol(model, {length}).parts
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+    """
+    command = [sys.executable, "-c", textwrap.dedent(code)]
+    root = Path(scoring.__file__).parent.parent
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    print(f"{float(done.stdout):.2f} GiB")
+    assert float(done.stdout) < 4
