@@ -100,7 +100,7 @@ def forms(config: GPTConfig, scalings: str | None, factor: float) -> list[Form]:
         fixed = {name: {"rope_factor": factor} for name in names if name in some}
         return [Form(name, {"rope_scaling": name} | fixed.get(name, {})) for name in names]
     extends = POSITIONS[config.pos](replace(config, beyond="extend"))
-    ways = [way for way in extends.BEYOND if way != "slide" or extends.reach < math.inf]
+    ways = [way for way in extends.BEYOND if way != "slide" or extends.max_length < math.inf]
     return [Form("none" if way == "extend" else way, {"beyond": way}) for way in ways]
 
 

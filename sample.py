@@ -9,12 +9,11 @@ from argparse import Namespace
 import torch
 
 from data.tokenizer import Tokenizer, from_meta
-from model import GPT, GPTConfig
+from model import GPT, GPTConfig, check_sampling
 from runtime import checkpoint, errors
 from runtime.device import pick_device
-from sampling import check_sampling
 
-MAX_LEN = 10_000_000  # tokens; more is a slip of the hand
+MAX_LEN = 10_000_000  # tokens; more is a mistake
 MAX_PROMPT = 4 * MAX_LEN  # bytes: of UTF-8, four make a character at most
 
 
@@ -64,11 +63,11 @@ def factor_of(text: str) -> float | None:
         raise ValueError(f"rope_factor is {text!r}; it must be auto or a number") from None
 
 
-def stretched(config: GPTConfig, args: Namespace, max_len: int) -> GPTConfig:
+def scaled_config(config: GPTConfig, args: Namespace, max_len: int) -> GPTConfig:
     """The config that the flags ask for; an automatic factor is max_len / trained length."""
     overrides = {}
     if args.beyond is not None:
-        overrides["beyond"] = args.beyond
+        overrides["beyond"] = "extend" if args.beyond == "slide" else args.beyond
     if args.rope_scaling is not None:
         overrides["rope_scaling"] = args.rope_scaling
     scaling = args.rope_scaling or config.rope_scaling
@@ -97,7 +96,7 @@ def text_of(name: str) -> str:
 
 
 def prompt_of(args: Namespace, tokenizer: Tokenizer) -> list[int]:
-    """Token ids to go on from; an empty prompt is the start of a document, and said so."""
+    """Token ids to continue; an empty prompt is the start of a document, and a line says so."""
     text = args.prompt
     if args.prompt_file is not None:
         text = text_of(args.prompt_file)
@@ -116,37 +115,58 @@ def prompt_of(args: Namespace, tokenizer: Tokenizer) -> list[int]:
 
 
 class Stream:
-    """Text on stdout as its tokens come; where the trained length ends is marked on stderr."""
+    """One text as its tokens come; where the trained length ends is marked on stderr."""
 
-    def __init__(self, tokenizer: Tokenizer, trained: int):
-        self.tokenizer, self.trained, self.count = tokenizer, trained, 0
+    def __init__(self, tokenizer: Tokenizer, trained: int, live: bool = True):
+        """live: print each token at once; else keep the text until `end`."""
+        self.tokenizer, self.trained, self.live = tokenizer, trained, live
+        self.tokens: list[int] = []
         self.decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def put(self, token: int) -> None:
-        if self.count == self.trained:
+        self.tokens.append(token)
+        if self.live:
+            self._print(token, len(self.tokens) - 1)
+
+    def _print(self, token: int, place: int) -> None:
+        if place == self.trained:
             sys.stdout.flush()
             print(f"\n[{self.trained} tokens: the trained length ends here]", file=sys.stderr)
-        self.count += 1
         known = token < self.tokenizer.vocab_size  # a padded vocabulary has more rows than tokens
         raw = self.tokenizer.decode_bytes([token]) if known else b"\xff"
-        print(self.decoder.decode(raw), end="", flush=True)
+        print(self.decoder.decode(raw), end="", flush=self.live)
 
     def end(self) -> None:
+        if not self.live:
+            for place, token in enumerate(self.tokens):
+                self._print(token, place)
         print(self.decoder.decode(b"", final=True), flush=True)
 
 
-def sample(model: GPT, prompt: list[int], max_len: int, stream: Stream, args: Namespace, seed: int):
-    """Print one text of max_len tokens. Returns the seconds that its new tokens took."""
-    idx = torch.tensor([prompt], device=next(model.parameters()).device)
-    choice = torch.Generator().manual_seed(seed)
+def sample(model: GPT, prompt: list[int], max_len: int, streams: list[Stream], args, window):
+    """Print a text of max_len tokens a stream, all drawn as one batch. Returns the seconds."""
+    idx = torch.tensor([prompt] * len(streams), device=next(model.parameters()).device)
+    generators = [torch.Generator().manual_seed(args.seed + i) for i in range(len(streams))]
     for token in prompt:
-        stream.put(token)
-    began = time.monotonic()
-    new = max_len - len(prompt)
-    for token in model.generate(idx, new, args.temperature, args.top_k, args.top_p, choice):
-        stream.put(token)
-    stream.end()
-    return time.monotonic() - began
+        for stream in streams:
+            stream.put(token)
+    began, new = time.monotonic(), max_len - len(prompt)
+    choice = args.temperature, args.top_k, args.top_p
+    for tokens in model.generate(idx, new, *choice, generators, window):
+        for stream, token in zip(streams, tokens.tolist(), strict=True):
+            stream.put(token)
+    seconds = time.monotonic() - began
+    for i, stream in enumerate(streams):
+        if i > 0:  # the first has been printed as it came
+            print(f"[sample {i + 1} of {len(streams)}]", file=sys.stderr)
+        stream.end()
+    return seconds
+
+
+def window_of(args: Namespace, state: dict, config: GPTConfig) -> int | None:
+    """Tokens that the model is shown at most: block_size under `--beyond slide`."""
+    slides = args.beyond == "slide" or (args.beyond is None and state.get("window"))
+    return config.block_size if slides else None
 
 
 def main(argv: list[str]) -> None:
@@ -155,7 +175,8 @@ def main(argv: list[str]) -> None:
     config = checkpoint.config_of(state)
     trained = config.block_size
     max_len = length_of(args.max_len, trained)
-    config = stretched(config, args, max_len)
+    window = window_of(args, state, config)
+    config = scaled_config(config, args, max_len)
     tokenizer = from_meta(state.get("tokenizer"))
     prompt = prompt_of(args, tokenizer)
     if len(prompt) >= max_len:
@@ -163,18 +184,19 @@ def main(argv: list[str]) -> None:
                          "shorten the one or raise the other")  # fmt: skip
     device = pick_device(args.device)
     model = checkpoint.build(state, config).eval().to(device)
-    model.check_length(max_len)
+    model.check_length(min(max_len, window or max_len))
     factor = f" x {config.rope_factor:g}" if config.rope_factor else ""
-    how = f"rope_scaling {config.rope_scaling}{factor}, beyond {config.beyond}"
+    beyond = f"slide ({window} tokens)" if window else config.beyond
     where = state["path"] + (f", step {state['iter']}" if "iter" in state else "")
-    print(f"{where}: pos {config.pos}, trained at {trained}; {how}", file=sys.stderr)
-    for i in range(args.num_samples):
-        if args.num_samples > 1:
-            print(f"[sample {i + 1} of {args.num_samples}]", file=sys.stderr)
-        stream = Stream(tokenizer, trained)
-        seconds = sample(model, prompt, max_len, stream, args, args.seed + i)
-        new = max_len - len(prompt)
-        print(f"[{new} tokens in {seconds:.1f} s, {new / seconds:.0f} a second]", file=sys.stderr)
+    settings = f"rope_scaling {config.rope_scaling}{factor}, beyond {beyond}"
+    print(f"{where}: pos {config.pos}, trained at {trained}; {settings}", file=sys.stderr)
+    count = args.num_samples
+    if count > 1:
+        print(f"[sample 1 of {count}]", file=sys.stderr)
+    streams = [Stream(tokenizer, trained, live=i == 0) for i in range(count)]
+    seconds = sample(model, prompt, max_len, streams, args, window)
+    new = count * (max_len - len(prompt))
+    print(f"[{new} tokens in {seconds:.1f} s, {new / seconds:.0f} a second]", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -272,7 +272,7 @@ def introduce(run: Run) -> str:
 def farewell(run: Run, code: int) -> str:
     folder, done = run.config.folder, f"step {run.iter} of {run.config.max_iters}"
     if code == errors.DONE:
-        length = "4x" if run.model.reach == math.inf else "1x"
+        length = "4x" if run.model.max_length == math.inf else "1x"
         return f"saved {folder} at {done}; python sample.py --out_dir {folder} --max_len {length}"
     name = signal.Signals(code - 128).name
     return f"stopped by {name} at {done}, saved {folder}; add --resume to go on"

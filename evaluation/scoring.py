@@ -87,7 +87,7 @@ class HeldOut:
         ratios = [r for r in RATIOS if r == 1 or r * L < longest]
         span = L * ratios[-1]
         starts = data.spans(documents, span, max(1, eval_tokens // span))
-        able = L if model.config.beyond == "slide" else model.reach
+        able = L if model.config.beyond == "slide" else model.max_length
         self.rows = {r: windows(dataset.val, starts, span, r * L) for r in ratios if r * L <= able}
         self.targets, self.length = dataset.targets, L
 
@@ -153,7 +153,7 @@ class Prose:
         # Of a tuned model the length it was first trained at: it is read as the others are.
         stride = 1 if seen <= c.train_len else min(SPAN, 2 ** int(math.log2(max(1, seen // FINE))))
         rows = matched_windows(self.val, self.spans, seen, stride)
-        able = seen <= model.reach
+        able = seen <= model.max_length
         losses = token_losses(model, rows[:, :-1], rows[:, -stride:]) if able else None
         return self._score(losses, self.spans, SPAN)
 
@@ -183,7 +183,7 @@ class Prose:
     @lru_cache(1)  # noqa: B019 - `windows` and `position` ask for the same, one after the other
     def _along(self, model: GPT, length: int) -> Tensor | None:
         """Losses (N, length) along all windows of the blocks; None where the model refuses."""
-        able = model.config.block_size if model.config.beyond == "slide" else model.reach
+        able = model.config.block_size if model.config.beyond == "slide" else model.max_length
         if length > able:
             return None
         rows = windows(self.val, self.blocks, self._block(length), length)
@@ -217,7 +217,7 @@ class Retrieval:
         outside = sum(q.text.index("]") < length - model.config.train_len for q in asked)
         digest = hashlib.sha256("".join(q.text for q in asked).encode()).hexdigest()[:12]
         score = Score(None, digest, len(asked), {"outside_n": outside, "chance": 10.0**-4})
-        if x.shape[1] <= model.reach:
+        if x.shape[1] <= model.max_length:
             right = named(model, torch.from_numpy(x), torch.from_numpy(y))
             score.parts = [[float(r)] for r in right]
         return score

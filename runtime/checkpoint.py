@@ -20,8 +20,8 @@ from typing import BinaryIO
 
 import torch
 
-from model import GPT, GPTConfig, check_factor
-from positions import KNOBS
+from model import GPT, GPTConfig
+from positions import KNOBS, check_factor
 
 FORMAT = 1
 LINE = re.compile(rb"\nnanorope checkpoint (\d{4}) sha256 ([0-9a-f]{64})\n")

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import get_type_hints
 
+import rope
 from model import MAX_SIZE, GPTConfig
-from positions import require
+from positions import EncodingConfig, PositionConfig, require
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,8 @@ def _number(node: ast.expr) -> int | float:
 
 def meanings() -> dict[str, str]:
     """What each setting means: the comment beside its field."""
-    source = inspect.getsource(GPTConfig) + inspect.getsource(Config)
+    parts = (rope, EncodingConfig, PositionConfig, GPTConfig, Config)
+    source = "".join(inspect.getsource(part) for part in parts)
     return dict(re.findall(r"^    (\w+): [^#\n]+#\s*(.+)$", source, re.MULTILINE))
 
 

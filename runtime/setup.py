@@ -20,7 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 import data
 import data.prepare
 from evaluation.scoring import HeldOut
-from model import GPT, check_factor
+from model import GPT
+from positions import check_factor
 from runtime import checkpoint, errors
 from runtime.config import Config
 from runtime.device import agree, pick_device, pick_dtype

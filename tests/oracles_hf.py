@@ -1,8 +1,8 @@
-"""Whole models to hold a GPT against: its twins in transformers, and a slow one in float64 loops.
+"""Whole models to compare a GPT with: its twins in transformers, and a slow one in float64 loops.
 
 The twins are built from a GPT's weights and from what transformers documents; the slow one is
-written from the papers. Neither calls this repository's code. Also the tiny, loud models that the
-tests compare: at initialisation attention is nearly even and every wrong rotation too quiet.
+written from the papers. Neither calls this repository's code. Also the tiny models that the tests
+compare, of large weights: at initialisation attention is nearly even and hides a wrong rotation.
 
 B batch, T time, C channels, H heads, D head_dim, F = D/2 planes, V vocabulary.
 """
@@ -33,7 +33,7 @@ TINY = {"block_size": 8, "vocab_size": 17, "n_layer": 2, "n_head": 4, "n_embd": 
 
 
 def tiny(dtype=torch.float32, **changes):
-    """A small model whose every parameter is loud enough to be heard in the logits."""
+    """A small model whose every parameter is large enough to show in the logits."""
     model = GPT(GPTConfig(**{**TINY, **changes}))
     generator = torch.Generator().manual_seed(1)
     for name, parameter in sorted(model.named_parameters()):
@@ -59,20 +59,34 @@ def tokens(length, batch=1, seed=0):
 
 
 def encodings():
-    """Every position encoding with every way past block_size and every scaling, as settings."""
+    """Every position encoding with every value of beyond and every scaling, as settings."""
     names = [name for name in SCALINGS if name != "none"]
     scalings = [{"rope_scaling": name, "rope_factor": 4.0} for name in names]
     scalings += [{"rope_scaling": f"dynamic_{name}"} for name in names]
     return [
         {"pos": pos, "beyond": beyond, **scaling}
         for pos, encoding in POSITIONS.items()
-        for beyond in encoding.BEYOND
+        for beyond in (("extend", "interpolate") if "beyond" in encoding.settings else ("extend",))
         for scaling in [{}, *scalings][: None if pos == "rope" else 1]
     ]
 
 
+LAYERED = [  # encodings that differ by layer
+    {"pos": "rope", "layers": "LG", "window": 5},
+    {"pos": "rope", "layers": "LG", "window": 5, "global_pos": "none"},
+    {"pos": "rope", "layers": "LG", "window": 5, "rope_scaling": "yarn", "rope_factor": 4.0},
+    {"pos": "rope", "layers": "LG", "window": 5, "rope_scaling": "dynamic_ntk"},
+    {"pos": "none", "layers": "LG", "global_pos": "rope", "rope_scaling": "llama3"}
+    | {"rope_factor": 4.0},
+    {"pos": "alibi", "layers": "GL", "window": 3},
+    {"pos": "alibi", "layers": "GL", "window": 11, "global_pos": "rope"},
+    {"pos": "sinusoidal", "layers": "L", "window": 4},
+    {"pos": "learned", "layers": "GL", "window": 4, "beyond": "interpolate"},
+]
+
+
 def name(settings):
-    """A test id from settings: rope-slide-dynamic_yarn."""
+    """A test id from settings: rope-extend-dynamic_yarn."""
     values = [value for key, value in settings.items() if key != "rope_factor"]
     return "-".join(value if isinstance(value, str) else f"{value:g}" for value in values)
 
@@ -102,7 +116,7 @@ def copy_layer(theirs, ours):
 def qkv(packed, config):
     """Rows of q, k and v, (H, D, ...) each; a shared key or value head is written out repeatedly.
 
-    Interleaved planes become halves: only the order of the channels that turn differs.
+    Interleaved planes become halves: only the order of the rotated channels differs.
     """
     H, G, D = config.n_head, config.n_kv_head or config.n_head, config.n_embd // config.n_head
     rows = packed.view(H + 2 * G, D, *packed.shape[1:])
@@ -247,49 +261,56 @@ def frequencies(config, length):
     return inv_freq, (0.1 * math.log(s) + 1) ** 2 if scaling == "yarn" else 1.0
 
 
-def turned(x, inv_freq, layout):
+def rotated(x, inv_freq, layout, positions):
     """Each plane of each row of x (T, D) by its 2 x 2 rotation."""
     x = x.copy()
     pairs = oracles.channel_pairs(2 * len(inv_freq), layout)
-    for m, row in enumerate(x):
+    for m, row in zip(positions, x, strict=True):
         for (a, b), frequency in zip(pairs, inv_freq, strict=True):
             cos, sin = (float(np.float32(f(m * frequency))) for f in (math.cos, math.sin))
             row[a], row[b] = row[a] * cos - row[b] * sin, row[a] * sin + row[b] * cos
     return x
 
 
-def slow_attention(packed, config):
-    """Rows of q, k, v (T, (H + 2 H_kv) D) -> (T, C): a loop over heads and queries."""
+def slow_attention(packed, config, layer, positions):
+    """Rows of q, k and v (T, (H + 2 H_kv) D) -> (T, C): a loop over heads and queries."""
     c, (T, _) = config, packed.shape
     D, G = c.n_embd // c.n_head, c.n_kv_head or c.n_head
+    kind = c.layers[layer % len(c.layers)]
+    pos = c.global_pos if kind == "G" and c.global_pos else c.pos
+    window = c.window if kind == "L" and c.window else T
     heads = [packed[:, i * D : (i + 1) * D] for i in range(c.n_head + 2 * G)]
     sharpness, slopes, out = 1.0, [0.0] * c.n_head, np.zeros((T, c.n_embd))
-    if c.pos == "rope":
-        inv_freq, sharpness = frequencies(c, T)
-        turning = c.n_head + G
-        heads[:turning] = [turned(x, inv_freq, c.rope_layout) for x in heads[:turning]]
-    if c.pos == "alibi":
+    if pos == "rope":
+        unscaled = dataclasses.replace(c, rope_scaling="none", rope_factor=None)
+        inv_freq, sharpness = frequencies(unscaled if window < T else c, T)
+        both = c.n_head + G
+        heads[:both] = [rotated(x, inv_freq, c.rope_layout, positions) for x in heads[:both]]
+        if c.rope_fraction < 1:  # transformers sharpens the channels that are rotated, and no other
+            for q in heads[: c.n_head]:
+                q[:, : 2 * len(inv_freq)] *= sharpness
+            sharpness = 1.0
+    if pos == "alibi":
         slopes = alibi_slopes(c.n_head)
     for h, slope in enumerate(slopes):
         shared = c.n_head + h // (c.n_head // G)
         q, k, v = heads[h], heads[shared], heads[shared + G]
         for m in range(T):
+            first = max(0, m - window + 1)
             scores = [
-                sharpness * (q[m] @ k[n]) / math.sqrt(D) - slope * (m - n) for n in range(m + 1)
+                sharpness * (q[m] @ k[n]) / math.sqrt(D) - slope * (positions[m] - positions[n])
+                for n in range(first, m + 1)
             ]
             weights = np.exp(np.array(scores) - max(scores))
-            out[m, h * D : (h + 1) * D] = weights / weights.sum() @ v[: m + 1]
+            out[m, h * D : (h + 1) * D] = weights / weights.sum() @ v[first : m + 1]
     return out
 
 
-def slow_logits(model, idx):
+def slow_logits(model, idx, positions=None):
     """The whole forward pass over token ids (T,) in float64: (T, V)."""
     c, T = model.config, len(idx)
+    positions = range(T) if positions is None else positions
     W = {key: value.detach().double().numpy() for key, value in model.named_parameters()}
-    if c.beyond == "slide" and c.block_size < T:
-        ends = range(1, T + 1)
-        windows = [idx[max(0, end - c.block_size) : end] for end in ends]
-        return np.stack([slow_logits(model, window)[-1] for window in windows])
 
     def linear(layer, x):
         return x @ W[f"{layer}.weight"].T + W.get(f"{layer}.bias", 0)
@@ -307,7 +328,7 @@ def slow_logits(model, idx):
         x = x + SINE_AMPLITUDE * sinusoids(T, c.n_embd, stretch).astype(np.float32)
     for i in range(c.n_layer):
         packed = linear(f"h.{i}.attn.c_attn", norm(f"h.{i}.ln_1", x))
-        x = x + linear(f"h.{i}.attn.c_proj", slow_attention(packed, c))
+        x = x + linear(f"h.{i}.attn.c_proj", slow_attention(packed, c, i, positions))
         wide = linear(f"h.{i}.mlp.c_fc", norm(f"h.{i}.ln_2", x))
         gelu = wide * (1 + np.vectorize(math.erf)(wide / math.sqrt(2))) / 2
         x = x + linear(f"h.{i}.mlp.c_proj", gelu)

@@ -1,4 +1,4 @@
-"""The KV cache, `generate` and sampling.py: a token at a time, as if every text were read whole.
+"""The KV cache, `generate` and sampling: a token at a time, as if every text were read whole.
 
 T time, V vocabulary. `tiny`: oracles_hf.py.
 """
@@ -7,20 +7,20 @@ import math
 
 import pytest
 import torch
-from oracles_hf import TINY, encodings, longest, name, rebuilt, tiny, tokens
+from oracles_hf import LAYERED, TINY, encodings, longest, name, rebuilt, tiny, tokens
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from model import KVCache
+from model import KVCache, sample_tokens
 from positions import POSITIONS
-from sampling import sample_token
 
 L = TINY["block_size"]
 
-# a frequency that depends on the length already within the block, and partly turning heads
+# a frequency that depends on the length already within the block, and partly rotated heads
 VARIANTS = [
     {"pos": "rope", "beyond": "extend", "rope_scaling": "dynamic_yarn", "rope_train_len": 3},
-    {"pos": "rope", "beyond": "slide", "rope_scaling": "dynamic_yarn", "rope_train_len": 3},
-    {"pos": "rope", "beyond": "slide", "rope_layout": "interleaved", "rope_fraction": 0.5},
+    {"pos": "rope", "rope_layout": "interleaved", "rope_fraction": 0.5},
+    {"pos": "rope", "rope_fraction": 0.5, "rope_scaling": "dynamic_yarn"},
+    *LAYERED,
 ]
 every_encoding = pytest.mark.parametrize("settings", [*encodings(), *VARIANTS], ids=name)
 
@@ -35,7 +35,17 @@ def one_thread_and_no_grad():
 
 def cached_logits(model, idx, cache, prompt=3):
     """What `generate` sees at each length from the prompt's on."""
-    return [model._next_logits(idx[:, :t], cache) for t in range(prompt, idx.size(1) + 1)]
+    found = []
+    for t in range(prompt, idx.size(1) + 1):
+        if cache.factors != model.interpolation_factors(t):
+            cache.clear()
+        found.append(model.logits(model.hidden(idx[:, cache.length : t], cache, last=1)[0, -1]))
+    return found
+
+
+def drawn(model, idx, count, **settings):
+    """The tokens of `generate` for a single prompt, as a list."""
+    return [int(tokens) for tokens in model.generate(idx, count, **settings)]
 
 
 def full_logits(model, idx, prompt=3):
@@ -77,14 +87,18 @@ def test_a_short_text_after_a_long_one_is_read_as_by_a_fresh_model(settings):
     list(model.generate(idx[:, :3], idx.size(1) - 3))
     fresh = rebuilt(model)
     assert torch.equal(model(short), fresh(short))
-    greedy = [list(m.generate(short[:, :3], 3, temperature=0)) for m in (model, fresh)]
+    greedy = [drawn(m, short[:, :3], 3, temperature=0) for m in (model, fresh)]
     assert greedy[0] == greedy[1]
 
 
 @pytest.mark.parametrize("n_kv_head", [4, 2, 1])
 @pytest.mark.parametrize(
     "settings",
-    [s for s in encodings() if s["beyond"] == "extend" and "dynamic" not in name(s)],
+    [
+        s
+        for s in [*encodings(), *LAYERED]
+        if s.get("beyond", "extend") == "extend" and "dynamic" not in name(s)
+    ],
     ids=name,
 )
 def test_a_text_read_in_pieces_is_read_as_a_whole(settings, n_kv_head):
@@ -99,7 +113,7 @@ def test_a_text_read_in_pieces_is_read_as_a_whole(settings, n_kv_head):
 
 
 @pytest.mark.parametrize("n_kv_head", [4, 1])
-@pytest.mark.parametrize("settings", encodings(), ids=name)
+@pytest.mark.parametrize("settings", [*encodings(), *LAYERED], ids=name)
 def test_the_last_positions_alone_are_those_of_the_whole(settings, n_kv_head):
     model = tiny(torch.float64, n_kv_head=n_kv_head, **settings)
     for length in (3, longest(settings)):
@@ -108,9 +122,8 @@ def test_the_last_positions_alone_are_those_of_the_whole(settings, n_kv_head):
         for last in (1, 2, length - 1, length, length + 1):
             part = model.hidden(idx, last=last)
             torch.testing.assert_close(part, whole[:, -last:], rtol=0, atol=1e-12)
-        if settings["beyond"] != "slide" or length <= L:
-            part = model.hidden(idx, cache, last=2)
-            torch.testing.assert_close(part, whole[:, -2:], rtol=0, atol=1e-12)
+        part = model.hidden(idx, cache, last=2)
+        torch.testing.assert_close(part, whole[:, -2:], rtol=0, atol=1e-12)
 
 
 def test_a_cache_refuses_positions_past_its_size():
@@ -142,7 +155,7 @@ def test_greedy_tokens_are_the_likeliest_of_full_forwards(settings):
     """From a short prompt across the trained length."""
     model, text = tiny(torch.float64, **settings), tokens(3)
     count = longest(settings) + 1 - 3  # the last token is not read again
-    greedy = list(model.generate(text, count, temperature=0))
+    greedy = drawn(model, text, count, temperature=0)
     for _ in range(count):
         text = torch.cat((text, model(text)[:, -1:].argmax(-1)), 1)
     assert greedy == text[0, 3:].tolist()
@@ -157,13 +170,38 @@ def test_a_prompt_may_be_longer_than_the_trained_length(settings):
 
 def test_the_same_seed_draws_the_same_tokens():
     model = tiny()
-    drawn = [
-        list(model.generate(tokens(3), 20, generator=torch.Generator().manual_seed(seed)))
+    texts = [
+        drawn(model, tokens(3), 20, generators=[torch.Generator().manual_seed(seed)])
         for seed in (5, 5, 6)
     ]
-    assert drawn[0] == drawn[1] != drawn[2]
-    assert all(type(token) is int for token in drawn[0])
-    assert len(drawn[0]) == 20
+    assert texts[0] == texts[1] != texts[2]
+    assert len(texts[0]) == 20
+
+
+@every_encoding
+def test_a_sample_does_not_depend_on_those_beside_it(settings):
+    """Three prompts as one batch, each row with a generator of its own, and each row alone."""
+    model, prompts = tiny(torch.float64, **settings), tokens(3, batch=3)
+    count = min(longest(settings) - 3, 12)
+
+    def generators():
+        return [torch.Generator().manual_seed(seed) for seed in (4, 5, 6)]
+
+    batch = torch.stack(list(model.generate(prompts, count, 0.8, 9, 0.9, generators())), 1)
+    assert batch.dtype == torch.int64
+    for prompt, row, generator in zip(prompts, batch.tolist(), generators(), strict=True):
+        assert drawn(model, prompt[None], count, temperature=0.8, top_k=9, top_p=0.9,
+                     generators=[generator]) == row  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [*encodings(), *LAYERED], ids=name)
+def test_a_window_shows_the_model_its_last_tokens_alone(settings):
+    """`--beyond slide`: past L tokens each is drawn as after the last L by themselves."""
+    model, text = tiny(torch.float64, **settings), tokens(3)
+    greedy = drawn(model, text, 3 * L, temperature=0, window=L)
+    for _ in range(3 * L):
+        text = torch.cat((text, model(text[:, -L:])[:, -1:].argmax(-1)), 1)
+    assert greedy == text[0, 3:].tolist()
 
 
 @pytest.mark.parametrize(
@@ -171,19 +209,17 @@ def test_the_same_seed_draws_the_same_tokens():
 )
 def test_what_leaves_one_token_is_greedy(settings):
     model = tiny(torch.float64)
-    assert list(model.generate(tokens(3), 12, **settings)) == list(
-        model.generate(tokens(3), 12, temperature=0)
-    )
+    assert drawn(model, tokens(3), 12, **settings) == drawn(model, tokens(3), 12, temperature=0)
 
 
 @pytest.mark.parametrize("settings", [{"top_k": 10**6}, {"top_p": 1.0}])
 def test_what_leaves_all_tokens_changes_nothing(settings):
     model = tiny()
-    drawn = [
-        list(model.generate(tokens(3), 20, generator=torch.Generator().manual_seed(0), **more))
+    texts = [
+        drawn(model, tokens(3), 20, generators=[torch.Generator().manual_seed(0)], **more)
         for more in ({}, settings)
     ]
-    assert drawn[0] == drawn[1]
+    assert texts[0] == texts[1]
 
 
 def test_a_model_trains_on_after_it_has_generated():
@@ -210,7 +246,7 @@ def test_nothing_is_drawn_where_nothing_is_asked_for():
         ({"temperature": math.nan}, "temperature is nan"),
         ({"temperature": math.inf}, "temperature is inf"),
         ({"idx": tokens(0)}, r"shape \(1, 0\)"),
-        ({"idx": tokens(3, batch=2)}, r"shape \(2, 3\)"),
+        ({"idx": tokens(3, batch=2)[:0]}, r"shape \(0, 3\)"),
         ({"idx": tokens(3)[0]}, r"shape \(3,\)"),
     ],
 )
@@ -249,10 +285,12 @@ def reference(logits, temperature=1.0, top_k=None, top_p=None):
 @pytest.mark.parametrize("top_p", [None, 0.0, 0.1, 0.5, 0.9, 0.999, 1.0])
 def test_the_distribution_is_that_of_transformers(temperature, top_k, top_p, monkeypatch):
     seen = []
-    monkeypatch.setattr(torch, "multinomial", lambda p, n, generator: seen.append(p) or p.argmax())
+    monkeypatch.setattr(
+        torch, "multinomial", lambda p, n, generator: seen.append(p) or p.argmax()[None]
+    )
     for seed in range(5):
         logits = 3 * torch.randn(50, generator=torch.Generator().manual_seed(seed))
-        sample_token(logits, temperature, top_k, top_p)
+        sample_tokens(logits[None], temperature, top_k, top_p)
         expected = reference(logits, temperature, top_k, top_p)
         drawn_from = seen.pop()
         drawn_from = drawn_from / drawn_from.sum()  # as multinomial does
@@ -266,7 +304,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(settings):
     """Within four standard deviations."""
     logits, n = torch.tensor([1.0, 0.0, 2.0, -1.0, 0.5]), 4000
     generator = torch.Generator().manual_seed(0)
-    draws = [sample_token(logits, **settings, generator=generator) for _ in range(n)]
+    draws = [int(sample_tokens(logits[None], **settings, generators=[generator])) for _ in range(n)]
     counts, p = torch.bincount(torch.tensor(draws), minlength=5), reference(logits, **settings)
     assert ((counts - n * p).abs() <= 4 * (n * p * (1 - p)).sqrt()).all()
 
@@ -274,7 +312,7 @@ def test_tokens_are_drawn_as_often_as_they_are_likely(settings):
 @pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.5}, {"temperature": 0}])
 def test_sampling_leaves_the_logits_as_they_were(settings):
     logits = torch.arange(5, dtype=torch.float64)
-    sample_token(logits, **settings)
+    sample_tokens(logits[None], **settings)
     assert torch.equal(logits, torch.arange(5, dtype=torch.float64))
 
 
@@ -283,20 +321,20 @@ def test_every_encoding_is_covered():
 
 
 @pytest.mark.parametrize(
-    ("settings", "first", "more"),
+    "settings",
     [
-        ({"pos": "rope", "rope_scaling": "dynamic_yarn"}, L, 1),
-        ({"pos": "learned", "beyond": "interpolate"}, L, 1),
-        ({"pos": "rope", "beyond": "slide"}, L, 1),
-        ({"pos": "rope", "beyond": "slide"}, 0, L + 1),
+        {"rope_scaling": "dynamic_yarn"},
+        {"pos": "learned", "beyond": "interpolate"},
+        {"layers": "LG", "window": 4, "rope_scaling": "dynamic_ntk"},
     ],
 )
-def test_a_stale_cache_is_refused_not_read(settings, first, more):
+def test_a_stale_cache_is_refused(settings):
     model, cache = tiny(**settings), KVCache(4 * L)
-    if first:
-        model.hidden(tokens(first), cache)
-    with pytest.raises(ValueError, match=r"a cache of .* tokens is stale at"):
-        model.hidden(tokens(more), cache)
+    model.hidden(tokens(L), cache)
+    with pytest.raises(ValueError, match=r"cache of 8 tokens was filled under .* factors"):
+        model.hidden(tokens(1), cache)
+    cache.clear()
+    model.hidden(tokens(L + 1), cache)
 
 
 def test_a_negative_number_of_tokens_is_refused():

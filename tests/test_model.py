@@ -11,17 +11,22 @@ import numpy as np
 import oracles_hf as twins
 import pytest
 import torch
-from oracles_hf import TINY, encodings, longest, name, rebuilt, tiny, tokens
+from oracles_hf import LAYERED, TINY, encodings, longest, name, rebuilt, tiny, tokens
 
 from model import GPT, GPTConfig
-from positions import POSITIONS
+from positions import POSITIONS, Place
 
 # Frequencies that turn within the block, so that every ramp has an inside; T is 4 x block_size.
 WIDE = {"block_size": 32, "n_embd": 64}
 IDX = tokens(4 * WIDE["block_size"], batch=2)
 
-every_encoding = pytest.mark.parametrize("settings", encodings(), ids=name)
+every_encoding = pytest.mark.parametrize("settings", [*encodings(), *LAYERED], ids=name)
 every_position = pytest.mark.parametrize("pos", POSITIONS)
+
+
+def in_order(T):
+    """Where T tokens of a text stand."""
+    return Place(torch.arange(T), torch.arange(T), T)
 
 
 def distance(a, b):
@@ -87,9 +92,11 @@ def test_scaled_rope_logits_are_gpt_neoxs(scaling, ours, theirs, fraction, layou
     assert distance(model(IDX), twins.gpt_neox(model, **theirs)(IDX).logits) < 1e-5
 
 
-def test_yarn_logits_with_its_sharper_softmax_are_gpt_neoxs():
-    """Only where all channels turn: transformers sharpens none but those."""
-    model = tiny(pos="rope", rope_scaling="yarn", rope_factor=4.0, **WIDE)
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_yarn_logits_with_its_sharper_softmax_are_gpt_neoxs(fraction):
+    """Partly rotated heads included: the rotated channels alone are sharpened."""
+    fraction = {"rope_fraction": fraction}
+    model = tiny(pos="rope", rope_scaling="yarn", rope_factor=4.0, **fraction, **WIDE)
     theirs = twins.gpt_neox(model, rope_type="yarn", **TRAINED)(IDX).logits
     assert distance(model(IDX), theirs) < 1e-5
 
@@ -140,13 +147,13 @@ VARIANTS = [
     {"pos": "rope", "rope_scaling": "dynamic_ntk_by_parts", "beta_fast": 1.0, "beta_slow": 0.01},
     {"pos": "rope", "n_kv_head": 2, "bias": False},
     {"pos": "alibi", "n_kv_head": 2},
-    {"pos": "alibi", "n_head": 6, "n_kv_head": 3, "n_embd": 24, "beyond": "slide"},
+    {"pos": "alibi", "n_head": 6, "n_kv_head": 3, "n_embd": 24},
     {"pos": "learned", "n_kv_head": 1, "beyond": "interpolate", "bias": False},
     {"pos": "none", "n_kv_head": 2},
 ]
 
 
-@pytest.mark.parametrize("settings", [*encodings(), *VARIANTS], ids=name)
+@pytest.mark.parametrize("settings", [*encodings(), *LAYERED, *VARIANTS], ids=name)
 def test_logits_are_those_of_the_slow_twin(settings):
     model = tiny(torch.float64, **settings)
     idx = tokens(min(longest(settings), 2 * TINY["block_size"]))
@@ -180,14 +187,37 @@ def test_no_logit_sees_a_later_token(settings, dtype):
 
 
 @every_encoding
-def test_the_first_token_is_seen_to_the_end_unless_the_window_slides(settings):
+def test_the_first_token_is_seen_to_the_end_unless_all_layers_have_a_window(settings):
     model, idx = tiny(torch.float64, **settings), tokens(longest(settings))
     changed = idx.clone()
     changed[:, 0] = (changed[:, 0] + 1) % TINY["vocab_size"]
     moved = (model(changed) - model(idx)).abs().amax(-1)[0]
-    seen = TINY["block_size"] if settings["beyond"] == "slide" else idx.size(1)
+    seen = idx.size(1)
+    if settings.get("layers") == "L":  # each layer sees window - 1 tokens farther back
+        seen = 1 + TINY["n_layer"] * (settings["window"] - 1)
     assert (moved[:seen] > 1e-6).all()
     assert (moved[seen:] == 0).all()
+
+
+@pytest.mark.parametrize("settings", [*encodings(), *LAYERED], ids=name)
+def test_drawn_positions_are_those_of_the_slow_twin_and_the_mask_goes_by_order(settings):
+    """One row of positions a text, or one for both."""
+    if settings["pos"] == "learned" or "interpolate" in settings.values():
+        pytest.skip("a table of positions has none but its own")
+    model, idx = tiny(torch.float64, **settings), tokens(TINY["block_size"], batch=2)
+    drawn = torch.tensor([[0, 2, 3, 7, 8, 11, 20, 21], [1, 2, 3, 5, 9, 10, 11, 30]])
+    for positions in (drawn, drawn[:1]):
+        logits = model(idx, positions=positions if len(positions) == 2 else positions[0])
+        for row in range(2):
+            slow = twins.slow_logits(
+                model, idx[row].numpy(), positions[row % len(positions)].tolist()
+            )
+            np.testing.assert_allclose(logits[row].detach().numpy(), slow, rtol=0, atol=1e-10)
+
+
+def test_positions_that_a_table_does_not_have_are_refused():
+    with pytest.raises(ValueError, match=r"end at 8, .* asked for 10"):
+        tiny(pos="learned")(tokens(3), positions=torch.tensor([0, 4, 9]))
 
 
 @every_position
@@ -198,17 +228,6 @@ def test_rows_of_a_batch_do_not_meet(pos):
 
 
 # ---- past the trained length
-
-
-@every_position
-def test_a_sliding_window_reads_only_the_last_block_size_tokens(pos):
-    """Over more windows than are read at once."""
-    slides = tiny(torch.float64, pos=pos, beyond="slide")
-    plain, idx = rebuilt(slides, beyond="extend"), tokens(6 * TINY["block_size"], batch=2)
-    logits = slides(idx)
-    for t in range(idx.size(1)):
-        window = idx[:, max(0, t + 1 - TINY["block_size"]) : t + 1]
-        assert distance(logits[:, t], plain(window)[:, -1]) < 1e-12
 
 
 def test_a_learned_table_refuses_positions_past_its_end():
@@ -225,7 +244,7 @@ def test_a_learned_table_is_stretched_by_linear_interpolation(length):
     read = np.arange(length) / max(1, length / 8)  # position m of the text is at m / s
     expected = [np.interp(read, np.arange(8), column) for column in table.T]
     zeros = torch.zeros(1, length, TINY["n_embd"], dtype=torch.float64)
-    rows = model.position.embed(zeros, torch.arange(length), length)[0].detach().numpy()
+    rows = model.position.embed(zeros, in_order(length))[0].detach().numpy()
     np.testing.assert_allclose(rows, np.stack(expected, 1), rtol=0, atol=1e-7)
 
 
@@ -258,7 +277,7 @@ def test_a_learned_table_begins_as_loud_as_the_tokens():
 def test_sinusoids_are_as_loud_as_the_tokens_at_initialisation():
     model = GPT(GPTConfig(vocab_size=1000, pos="sinusoidal", n_layer=1))
     zeros = torch.zeros(1, 256, model.config.n_embd)
-    waves = model.position.embed(zeros, torch.arange(256), 256)
+    waves = model.position.embed(zeros, in_order(256))
     rms = [x.square().mean().sqrt().item() for x in (waves, model.wte.weight)]
     assert rms[0] == pytest.approx(rms[1], rel=0.01)
 
@@ -339,8 +358,9 @@ def test_casting_a_model_to_bfloat16_leaves_its_rotation_table_exact(scaling):
     positions = torch.arange(2**16 - 8, 2**16)
     exact = model.position.table(positions, 2**16)
     cast = model.to(torch.bfloat16).position.table(positions, 2**16)
-    assert {table.dtype for table in cast} == {torch.float32}
-    assert all(map(torch.equal, cast, exact))
+    assert {table.dtype for table in cast[:2]} == {torch.float32}
+    assert all(map(torch.equal, cast[:2], exact[:2]))
+    assert cast[2] == exact[2]
 
 
 def test_dropout_acts_in_training_alone():
@@ -358,6 +378,7 @@ COMPILED = [
     {"pos": "rope", "rope_layout": "interleaved"},
     {"pos": "alibi"},
     {"pos": "learned"},
+    {"pos": "rope", "layers": "LG", "window": 4, "global_pos": "none", "n_layer": 2},
 ]
 
 
@@ -370,7 +391,7 @@ def one_step(model, run):
 
 def compiles_to_the_same_step(settings, backend):
     torch.compiler.reset()
-    model = tiny(n_layer=1, **settings)
+    model = tiny(**{"n_layer": 1, **settings})
     compiled = one_step(model, torch.compile(model, fullgraph=True, backend=backend))
     torch.testing.assert_close(compiled, one_step(model, model), rtol=0, atol=1e-5)
 
@@ -412,6 +433,26 @@ REFUSED = [  # the field that the message names, and settings
     ("pos", {"pos": "rotary"}),
     ("pos", {"pos": None}),
     ("beyond", {"beyond": "crop"}),
+    ("beyond", {"beyond": "slide", "pos": "learned"}),
+    ("beyond", {"beyond": "slide"}),
+    ("layers", {"layers": ""}),
+    ("layers", {"layers": "LX", "window": 8}),
+    ("layers", {"layers": "LG"}),
+    ("layers", {"layers": "L"}),
+    ("window", {"window": 8}),
+    ("window", {"window": 0, "layers": "LG"}),
+    ("window", {"window": 8, "layers": "GGGGL"}),
+    ("global_pos", {"global_pos": "none"}),
+    ("global_pos", {"global_pos": "nope", "layers": "LG"}),
+    ("global_pos", {"global_pos": "none", "layers": "L", "window": 8}),
+    ("global_pos", {"global_pos": "learned", "layers": "LG"}),
+    ("global_pos", {"global_pos": "rope", "pos": "sinusoidal", "layers": "LG"}),
+    ("rope_scaling", {"rope_scaling": "yarn", "rope_factor": 4.0, "layers": "L", "window": 8}),
+    (
+        "rope_scaling",
+        {"rope_scaling": "dynamic_ntk", "layers": "LG", "window": 8} | {"global_pos": "none"},
+    ),
+    ("rope_theta", {"rope_theta": 500.0, "pos": "alibi", "layers": "LG", "global_pos": "none"}),
     ("beyond", {"beyond": "interpolate", "pos": "rope"}),
     ("beyond", {"beyond": "interpolate", "pos": "alibi"}),
     ("beyond", {"beyond": "interpolate", "pos": "none"}),

@@ -176,7 +176,11 @@ def test_a_given_attention_factor_replaces_that_of_yarn():
 def test_settings_lists_every_knob_with_the_default_it_has(scaling):
     plain, plain_factor = frequencies(64, scaling=scaling, factor=4.0, train_len=256)
     spelled_out, spelled_out_factor = frequencies(
-        64, scaling=scaling, factor=4.0, train_len=256, **settings(scaling)
+        64,
+        scaling=scaling,
+        factor=4.0,
+        train_len=256,
+        **{name: p.default for name, p in settings(scaling).items()},
     )
     assert torch.equal(plain, spelled_out)
     assert plain_factor == spelled_out_factor

@@ -12,7 +12,7 @@ import torch
 from conftest import SMALL, fingerprint, losses, merged
 
 import rope
-from attention import Scene
+
 from data import tasks
 from data.tokenizer import Char
 from evaluation import scoring
