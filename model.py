@@ -64,6 +64,11 @@ class GPTConfig(PositionConfig):
         return self.n_kv_head or self.n_head
 
 
+def norm(config: GPTConfig) -> nn.Module:
+    """The norm of a block and of the output: (B, T, C) -> the same."""
+    return nn.LayerNorm(config.n_embd, bias=config.bias)
+
+
 class Linear(nn.Linear):
     """nn.Linear in which a single token (1, 1, C) is a vector: half the time of a product."""
 
@@ -171,9 +176,9 @@ class MLP(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_1 = norm(config)
         self.attn = Attention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_2 = norm(config)
         self.mlp = MLP(config)
 
     def forward(
@@ -193,8 +198,9 @@ class GPT(nn.Module):
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # also the head: tied weights
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self._add_encodings()  # last: models of all encodings draw equal weights
+        self.ln_f = norm(config)
+        with torch.random.fork_rng(devices=[]):  # models of all encodings draw equal weights
+            self._add_encodings()
         self._initialise()
 
     def _add_encodings(self) -> None:
@@ -218,18 +224,16 @@ class GPT(nn.Module):
     @torch.no_grad()
     def _initialise(self) -> None:
         """GPT-2's: normal weights, smaller where they add to the residual stream; norms at one."""
-        of_layers = {id(parameter) for parameter in self.encoding_parameters()}
         for name, parameter in self.named_parameters():
-            if id(parameter) in of_layers:
+            if ".attn.position." in name:  # comes last, so that it changes no other weight
                 continue
+            depth = 2 * self.config.n_layer if name.endswith("c_proj.weight") else 1
             if parameter.dim() >= 2:
-                depth = 2 * self.config.n_layer if name.endswith("c_proj.weight") else 1
                 parameter.normal_(0.0, INIT_STD / math.sqrt(depth))
             elif name.endswith("bias"):
                 parameter.zero_()
-        for module in self.modules():
-            if isinstance(module, Position):
-                module.initialise()
+        for position in dict.fromkeys(block.attn.position for block in self.h):
+            position.initialise()
 
     def encoding_parameters(self) -> Iterator[nn.Parameter]:
         """Those of the layers' own encodings, which take neither weight decay nor Muon."""

@@ -100,7 +100,7 @@ class Position(nn.Module):
         """ValueError that names a setting this encoding cannot have."""
 
     def initialise(self) -> None:
-        """Set the parameters of a layer's own instance, after those of the model."""
+        """Set its parameters; those of layers come after all other weights of the model."""
 
     @property
     def biased(self) -> bool:

@@ -21,15 +21,20 @@ def parse(argv: list[str]) -> Namespace:
     parser = errors.Parser(prog="python sample.py", description=__doc__)
     add = parser.add_argument
     add("--out_dir", help="run folder or checkpoint (default: the newest run in out/)")
-    add("--max_len", default="1x", help="length of the text in tokens, prompt included: 1024, or 4x"
-        " the trained length (default: 1x)")  # fmt: skip
-    add("--prompt", help="text to go on from (default: the start of a document)")
-    add("--prompt_file", metavar="F", help="a UTF-8 file to go on from")
+    text = "tokens in the text, prompt included: 1024, or 4x the trained length (default: 1x)"
+    add("--max_len", default="1x", help=text)
+    add("--prompt", help="text to continue (default: the start of a document)")
+    add("--prompt_file", metavar="F", help="a UTF-8 file to continue")
     add("--rope_scaling", help="none, linear, ntk, ntk_by_parts, yarn, llama3; or dynamic_...")
-    add("--rope_factor", default="auto", help="how far to scale (default: auto, max_len / trained "
-        "length)")  # fmt: skip
+    text = "scale factor (default: auto, which is max_len / trained length)"
+    add("--rope_factor", default="auto", help=text)
     add("--beyond", help="past the trained length: extend, interpolate or slide")
-    add("--num_samples", type=int, default=1, help="texts, each with a seed of its own (default 1)")
+    add(
+        "--num_samples",
+        type=int,
+        default=1,
+        help="texts, each with its own seed (default 1)",
+    )
     add("--temperature", type=float, default=0.8, help="0: always the likeliest (default 0.8)")
     add("--top_k", type=int, help="choose among the k likeliest tokens")
     add("--top_p", type=float, help="choose among the likeliest tokens of this mass, 0 to 1")
@@ -180,8 +185,8 @@ def main(argv: list[str]) -> None:
     tokenizer = from_meta(state.get("tokenizer"))
     prompt = prompt_of(args, tokenizer)
     if len(prompt) >= max_len:
-        raise ValueError(f"the prompt has {len(prompt)} tokens and max_len is {max_len}; "
-                         "shorten the one or raise the other")  # fmt: skip
+        given = f"the prompt has {len(prompt)} tokens and max_len is {max_len}"
+        raise ValueError(f"{given}; shorten the one or raise the other")
     device = pick_device(args.device)
     model = checkpoint.build(state, config).eval().to(device)
     model.check_length(min(max_len, window or max_len))

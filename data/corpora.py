@@ -197,8 +197,8 @@ def _texts_in(folder: Path) -> list[Path]:
     found = [p for p in folder.rglob("*") if p.suffix in {".txt", ".md"} and p.is_file()]
     for path in found:  # what the user named is what is read, and later published
         if not path.resolve().is_relative_to(folder.resolve()):
-            raise DataError(f"{path} is a link out of --input {folder}: remove it, or name its "
-                            "target too")  # fmt: skip
+            instead = "remove it, or name its target too"
+            raise DataError(f"{path} is a link out of --input {folder}: {instead}")
     return sorted(found)
 
 
@@ -228,8 +228,8 @@ def split_own(documents: list[Document]) -> Split:
     if len(documents) == 1:
         return _head_and_tail(documents[0])
     if len({document.text for document in documents}) < len(documents):
-        raise DataError("two files hold the same text, and what is held out must not be trained "
-                        "on: leave one of them out")  # fmt: skip
+        rule = "held-out text must not be trained on"
+        raise DataError(f"two files hold the same text, and {rule}: leave one of them out")
     # The order of hashes is as good as chance, and the same on every machine.
     order = sorted(documents, key=lambda d: sha256(f"{d.name}\0{d.text}".encode()).digest())
     room = sum(len(document.text) for document in documents) // 10
