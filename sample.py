@@ -77,7 +77,7 @@ def stretched(config: GPTConfig, args: Namespace, max_len: int) -> GPTConfig:
     elif scaling != "none" and not scaling.startswith("dynamic_"):
         tuned = config.factor if scaling == config.rope_scaling else 1.0
         overrides["rope_factor"] = max(tuned, max_len / config.train_len)
-    return checkpoint.adapt(config, **overrides)
+    return checkpoint.with_overrides(config, **overrides)
 
 
 def text_of(name: str) -> str:
@@ -178,4 +178,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.end(main)
+    errors.run(main)

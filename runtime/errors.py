@@ -7,7 +7,19 @@ import sys
 from collections.abc import Callable
 
 DONE, LOST, USAGE, DATA, CHECKPOINT, DIVERGED, RESOURCES, BUSY = range(8)
-INTERRUPTED, TERMINATED = 130, 143
+INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal, as shells have it
+
+
+class TooLargeError(ValueError):
+    """A step does not fit into memory."""
+
+    exit_code = RESOURCES
+
+
+class DivergedError(ValueError):
+    """The loss, its gradient or a weight is not finite."""
+
+    exit_code = DIVERGED
 
 
 class Terminated(KeyboardInterrupt):
@@ -30,7 +42,7 @@ def exit_code(error: BaseException) -> int:
         return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
     if isinstance(error, OSError) or out_of_memory(error):
         return RESOURCES
-    if _lost(error):
+    if _lost_process(error):
         return LOST
     return getattr(error, "exit_code", USAGE)
 
@@ -40,19 +52,19 @@ def out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or any(word in str(error).lower() for word in words)
 
 
-def _lost(error: BaseException) -> bool:
-    """Whether it is what torch.distributed says when another process is gone, or silent."""
+def _lost_process(error: BaseException) -> bool:
+    """Whether it is what torch.distributed raises when another process is gone, or silent."""
     of_torch = "gloo" in str(error).lower() or type(error).__name__.startswith("Dist")
     return isinstance(error, RuntimeError) and of_torch
 
 
-def sentence(error: BaseException) -> str:
-    """One line a person can act on."""
+def message(error: BaseException) -> str:
+    """One line that says what is wrong and what would be right."""
     if isinstance(error, KeyboardInterrupt):
         return "stopped by SIGTERM" if isinstance(error, Terminated) else "stopped by Ctrl-C"
-    if out_of_memory(error) and not isinstance(error, ValueError):  # one of ours knows more
+    if out_of_memory(error) and not isinstance(error, ValueError):  # ours name the sizes
         return "out of memory: lower batch_size and raise gradient_accumulation_steps, or max_len"
-    if _lost(error):
+    if _lost_process(error):
         return "another process of this run has ended or hangs; its own error says why"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'system'}: {error.strerror}"
@@ -60,22 +72,23 @@ def sentence(error: BaseException) -> str:
 
 
 def _terminate(number: int, frame) -> None:
-    raise Terminated  # temporary files are cleared away, as after Ctrl-C
+    raise Terminated  # temporary files are removed, as after Ctrl-C
 
 
-def end(main: Callable[[list[str]], int | None]) -> None:
+def run(main: Callable[[list[str]], int | None]) -> None:
     """Run `main(argv)` and leave the process with its exit code; `--debug` keeps the traceback."""
-    argv = [a for a in sys.argv[1:] if a != "--debug"]
+    argv = [word for word in sys.argv[1:] if word != "--debug"]
+    debug = len(argv) < len(sys.argv) - 1
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = main(argv) or DONE
         sys.stdout.flush()
-    except BrokenPipeError:  # `python sample.py | head` is no error; keep Python's own flush quiet
+    except BrokenPipeError:  # `python sample.py | head` is not an error; silence Python's own flush
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = DONE
     except (Exception, KeyboardInterrupt) as error:
-        if len(argv) < len(sys.argv) - 1:
+        if debug:
             raise
-        print(f"error: {sentence(error)}", file=sys.stderr)
+        print(f"error: {message(error)}", file=sys.stderr)
         code = exit_code(error)
     sys.exit(code)

@@ -153,7 +153,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
 
 def test_another_optimizers_state_is_refused(flags):
     folder = run(flags)
-    with pytest.raises(CheckpointError, match="holds the state of another optimizer than muon"):
+    with pytest.raises(CheckpointError, match="holds the state of an optimizer other than muon"):
         run(flags, "--resume", "--optimizer=muon", "--max_iters=9", folder=folder)
 
 
@@ -179,7 +179,7 @@ def test_fine_tuning_to_a_longer_context_scales_from_the_first_length(flags, tmp
     same = run(flags, f"--init_from={first}", *longer, *zero, folder=tmp_path / "same")
     for name, weight in checkpoint.load(first)[0].state_dict().items():
         assert torch.equal(weight, checkpoint.load(same)[0].state_dict()[name])
-    with pytest.raises(CheckpointError, match=r"c_attn.weight is .* there and .* here"):
+    with pytest.raises(CheckpointError, match=r"c_attn.weight is .* in the checkpoint and .* in"):
         run(flags, f"--init_from={first}", "--n_embd=32", folder=tmp_path / "other")
 
 
@@ -220,7 +220,7 @@ def test_another_model_is_not_taken_for_the_same_shape(flags, tmp_path):
     first = run(flags, folder=tmp_path / "first")
     other = [f"--init_from={first}", "--max_iters=1"]
     for change in ("--pos=alibi", "--rope_layout=interleaved", "--n_head=4", "--rope_fraction=0.5"):
-        with pytest.raises(ValueError, match="was trained with"):
+        with pytest.raises(ValueError, match=r"it must be .*was trained with"):
             run(flags, *other, change, folder=tmp_path / "other")
 
 

@@ -104,7 +104,7 @@ def is_whole(path: Path, config: configs.Config, longer: bool = False) -> bool:
     longer: it may have begun as a run of fewer steps.
     """
     state = checkpoint.read(path)
-    for name, value in config.deciding.items():
+    for name, value in config.determining.items():
         was = state["run"].get(name)
         if value is not None and was != value and not (longer and name == "max_iters"):
             raise ValueError(f"{path} was trained with {name} {was}, wanted is {value}; remove it, "

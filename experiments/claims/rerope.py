@@ -78,4 +78,4 @@ for window, leaky in ((0.25, False), (0.5, False), (0.5, True)):
 MODELS = [Trained("rope", FORMS)]
 
 if __name__ == "__main__":
-    errors.end(lambda argv: judge("rerope", MODELS, argv))
+    errors.run(lambda argv: judge("rerope", MODELS, argv))

@@ -26,7 +26,7 @@ def refused(main, argv: list[str], capsys, monkeypatch) -> str:
     """The one line of a command that ends with exit code 3."""
     monkeypatch.setattr(sys, "argv", ["command", *argv])
     with pytest.raises(SystemExit) as ended:
-        errors.end(main)
+        errors.run(main)
     assert ended.value.code == errors.DATA
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ")

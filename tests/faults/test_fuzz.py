@@ -151,7 +151,7 @@ def outcome(read: Callable[[], object]) -> str:
         file = at.tb_frame.f_code.co_filename
         raised = linecache.getline(file, at.tb_lineno).strip().startswith("raise ")
         ours = type(error) in OURS and raised and Path(file).is_relative_to(ROOT)
-        if ours and errors.sentence(error) != type(error).__name__:
+        if ours and errors.message(error) != type(error).__name__:
             return "refused"
         return f"{type(error).__name__}: {error}"[:200]
     return "read"

@@ -12,7 +12,7 @@ import configs
 import train
 from evaluation import scoring
 from runtime import checkpoint, errors
-from runtime.setup import start
+from runtime.setup import setup
 
 LONG = ["--max_iters=12", "--eval_interval=3"]
 
@@ -66,9 +66,9 @@ def test_a_loss_that_explodes_stops_before_it_spoils_the_checkpoint(flags):
     folder = run(flags, "--max_iters=3")
     before = (folder / "ckpt.pt").read_bytes()
     huge = ["--max_iters=6", "--resume", "--learning_rate=1e30", "--min_lr=1e30", "--grad_clip=0"]
-    with pytest.raises(train.DivergedError, match=r"non-finite loss at step \d \(.*lr 1e\+30"):
+    with pytest.raises(errors.DivergedError, match=r"non-finite loss at step \d \(.*lr 1e\+30"):
         run(flags, *huge)
-    assert errors.exit_code(train.DivergedError()) == errors.DIVERGED
+    assert errors.exit_code(errors.DivergedError()) == errors.DIVERGED
     assert (folder / "ckpt.pt").read_bytes() == before
 
 
@@ -76,7 +76,7 @@ def test_a_loss_that_explodes_stops_before_it_spoils_the_checkpoint(flags):
 def test_an_overflow_in_float16_skips_the_step_and_fifty_in_a_row_end_the_run(flags, optimizer):
     """Row 41."""
     small = [flag for flag in flags if not flag.startswith("--dtype")]
-    run = start(configs.load([*small, "--dtype=float16", f"--optimizer={optimizer}"]), 0, 1, 0)
+    run = setup(configs.load([*small, "--dtype=float16", f"--optimizer={optimizer}"]))
     run.scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
     before = [parameter.clone() for parameter in run.model.parameters()]
     train.train_step(run)
@@ -84,7 +84,7 @@ def test_an_overflow_in_float16_skips_the_step_and_fifty_in_a_row_end_the_run(fl
     assert all(map(torch.equal, run.model.parameters(), before))
     run.skipped = train.MAX_SKIPPED
     run.scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
-    with pytest.raises(train.DivergedError, match="non-finite loss at step 1"):
+    with pytest.raises(errors.DivergedError, match="non-finite loss at step 1"):
         train.train_step(run)
 
 
@@ -100,7 +100,7 @@ def test_a_held_out_loss_that_is_no_number_is_not_saved_over_a_good_one(
         return found | {"val/loss": float("nan")} if len(asked) == 3 else found
 
     monkeypatch.setattr(scoring.HeldOut, "losses", losses)
-    with pytest.raises(train.DivergedError, match="non-finite val/loss at step 9; the last"):
+    with pytest.raises(errors.DivergedError, match="non-finite val/loss at step 9; the last"):
         run(argv)
     assert checkpoint.read_file(folder / "ckpt.pt")["iter"] == 6
     assert checkpoint.read_file(folder / "ckpt.prev.pt")["iter"] == 3

@@ -61,8 +61,8 @@ def killed_at_random(argv: list[str], folder: Path, expected: str, kills: int) -
     def work(*more: str) -> None:
         original = train.save
 
-        def save(state, *more) -> None:
-            original(state, *more)
+        def save(state, **more) -> None:
+            original(state, **more)
             told.write_text(str(state.iter))
 
         train.save = save
@@ -178,7 +178,7 @@ def test_killed_after_the_late_evaluation_its_row_stands_once(argv, folder, whol
     assert train.main(argv) == errors.TERMINATED
     monkeypatch.setattr(scoring.HeldOut, "losses", original)
     save, saves = train.save, []
-    monkeypatch.setattr(train, "save", lambda *state: saves.append(state) or 1 / 0)
+    monkeypatch.setattr(train, "save", lambda run, **_: saves.append(run) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(argv, "--resume")
     monkeypatch.setattr(train, "save", save)
