@@ -22,6 +22,7 @@ from runtime.config import Config, with_defaults
 from runtime.device import Process, check_same_on_all_ranks, pick_device, pick_dtype
 
 FIXED = ("pos", "n_head", "kv_heads", "rope_layout", "rope_fraction")  # shapes do not show these
+ALONE = Process(rank=0, world=1, local_rank=0)
 RESUMABLE = {"run", "data", "optimizers", "scaler", "iter", "skipped", "run_id"}
 
 
@@ -92,7 +93,7 @@ class Run:
         self.window = state.get("window")
 
 
-def setup(config: Config, process: Process = Process(), make: type[GPT] = GPT) -> Run:  # noqa: B008
+def setup(config: Config, process: Process = ALONE, make: type[GPT] = GPT) -> Run:
     """Everything in place for the first step: from nothing, from weights, or from a checkpoint.
 
     `make` is the model's class. ValueError where the config does not fit data, machine or
