@@ -35,7 +35,7 @@ from runtime.folder import (
     resume_if_restarted,
     update_status,
 )
-from runtime.log import Log
+from runtime.log import Log, NoLog
 from runtime.setup import Run, setup, split_batch
 
 USAGE = """python train.py [CONFIG.py ...] [--key=value | --key value | --switch ...]
@@ -66,14 +66,7 @@ def train(run: Run) -> int:
     """All steps of a run, between its first line and its last. Returns the exit code."""
     if run.iter >= run.config.max_iters and not run.evaluation_due:
         raise ValueError(f"{run.config.folder} is at step {run.iter} already; raise max_iters")
-    stop, log = Stop(), None
-    if run.rank == 0:
-        enter_folder(run.config)
-        print(start_line(run), file=sys.stderr)
-        # Rows of later steps are dropped: they were written after the checkpoint, by a run that
-        # was killed. The row of a step whose evaluation is due is not there yet.
-        last_row = run.iter - 1 if run.evaluation_due else run.iter
-        log = Log(run.config.folder, asdict(run.config), last_row, run.run_id)
+    stop, log = Stop(), start_log(run)
     try:
         stop_signal = loop(run, log, stop)
         code = errors.DONE if stop_signal is None else 128 + stop_signal
@@ -84,8 +77,8 @@ def train(run: Run) -> int:
         raise
     finally:
         # However the run ends, its rows are on disk and status.json says how it ended.
-        if log is not None:
-            log.close(code)
+        log.close(code)
+        if run.rank == 0:
             leave_folder(run.config, code)
         stop.release()
     if run.rank == 0:
@@ -93,11 +86,20 @@ def train(run: Run) -> int:
     return code
 
 
-def loop(run: Run, log: Log | None, stop: Stop) -> signal.Signals | None:
-    """Steps, rows and checkpoints until max_iters or a signal, which is returned.
+def start_log(run: Run) -> Log | NoLog:
+    """Enter the run's folder and open its log; processes other than the first do neither."""
+    if run.rank > 0:
+        return NoLog()
+    enter_folder(run.config)
+    print(start_line(run), file=sys.stderr)
+    # Rows of later steps are dropped: a run that was killed wrote them after its last checkpoint.
+    # The row of a step whose evaluation is due has not been written yet.
+    last_row = run.iter - 1 if run.evaluation_due else run.iter
+    return Log(run.config.folder, asdict(run.config), last_row, run.run_id)
 
-    `log` is None in all processes but the first.
-    """
+
+def loop(run: Run, log: Log | NoLog, stop: Stop) -> signal.Signals | None:
+    """Steps, rows and checkpoints until max_iters or a signal, which is returned."""
     config, losses, stop_signal = run.config, [], None
     if run.evaluation_due:
         # A signal ended the run within this evaluation, and the checkpoint holds the step's row
@@ -111,17 +113,18 @@ def loop(run: Run, log: Log | None, stop: Stop) -> signal.Signals | None:
         stop_signal = stop.on_any_process(run.device)
         evaluates = run.iter % config.eval_interval == 0 or run.iter == config.max_iters
         if not (evaluates or stop_signal or run.iter % config.log_interval == 0):
-            if log is not None:
-                log.status(run.iter)
+            # The losses stay on the device until a row is due: to read one waits for the GPU.
+            log.status(run.iter)
             continue
         row = training_row(run, losses, norm, time.monotonic() - since)
         if evaluates:
             run.row = row  # from here on the evaluation is due
             stop_signal = evaluate_and_save(run, log, stop)
-        elif log is not None:
+        else:
             log.row(row)
             if stop_signal:
                 save(run, ends=True)
+        # The clock starts after evaluation and save, so that a row has the speed of steps alone.
         losses, since = [], time.monotonic()
     return stop_signal
 
@@ -249,21 +252,19 @@ def training_row(run: Run, losses: list[Tensor], norm: Tensor, seconds: float) -
     }
 
 
-def evaluate_and_save(run: Run, log: Log | None, stop: Stop) -> signal.Signals | None:
+def evaluate_and_save(run: Run, log: Log | NoLog, stop: Stop) -> signal.Signals | None:
     """Complete the row of this step, write it and save. Returns the signal that cut in, if any.
 
     Then the evaluation stays due: its row goes into the checkpoint instead of the log.
     """
-    held_out = held_out_losses(run, stop) if log is not None else {}
+    held_out = held_out_losses(run, stop) if run.rank == 0 else {}
     # All other processes wait here while the first evaluates.
     stop_signal = stop.on_any_process(run.device)
-    row = run.row | held_out
     if stop_signal is None:
-        run.row = {}
-    if log is not None:
-        if stop_signal is None:
-            log.row(row)
-        save(run, ends=stop_signal is not None or run.iter == run.config.max_iters)
+        row, run.row = run.row | held_out, {}
+        log.row(row)
+    # After the row: a run killed between the two drops the row and writes it again.
+    save(run, ends=stop_signal is not None or run.iter == run.config.max_iters)
     return stop_signal
 
 
@@ -278,6 +279,9 @@ def held_out_losses(run: Run, stop: Stop) -> dict[str, float]:
 
 def save(run: Run, ends: bool) -> None:
     """Write a checkpoint. A full disk ends the run only where the run `ends` with this save."""
+    if run.rank > 0:
+        return
+    # A checkpoint that cannot be used must not take the place of a good one.
     for name, weight in run.model.named_parameters():
         if not weight.isfinite().all():
             raise DivergedError(f"{name} is not finite at step {run.iter}; {UNTOUCHED}")

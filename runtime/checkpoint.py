@@ -44,10 +44,10 @@ class SaveError(OSError):
 def save(folder: Path, state: dict) -> Path:
     """Write `state` (tensors and plain Python values) as the newest checkpoint of a folder.
 
-    A crash at any moment leaves the newest or the previous one whole. Raises SaveError (disk full)
-    with the last good one still there.
+    A crash at any moment leaves the newest or the previous one whole, and so does SaveError, which
+    is raised where the file cannot be written (disk full).
     """
-    buffer = io.BytesIO()  # in memory first: torch.save hides what a full disk says
+    buffer = io.BytesIO()  # in memory first: torch.save hides the error of a full disk
     torch.save(state, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
     buffer.write(f"\nnanorope checkpoint {FORMAT:04} sha256 {digest}\n".encode())
@@ -104,7 +104,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _sync(folder: Path) -> None:
-    """Make the folder's entries outlast a power cut."""
+    """Write the folder's entries to the disk, so that they outlast a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -158,9 +158,9 @@ def _unpickle(raw: bytes, path: Path) -> object:
 def _without_slide(state: dict) -> dict:
     """A state whose model was trained with beyond="slide", in today's terms.
 
-    The setting changed no step of training: it said that a text is shown to the model through a
-    window of block_size tokens. That is now the choice of whoever generates, so the window goes
-    into state["window"] and the model is an ordinary one.
+    The setting changed no step of training. It showed a text to the model through a window of the
+    last block_size tokens. Now that is a setting of sampling, so the length of the window goes
+    into state["window"], and the model becomes an ordinary one.
     """
     config, run = state.get("config"), state.get("run")
     if isinstance(config, dict) and config.get("beyond") == "slide":
@@ -177,13 +177,15 @@ def read(path: str | Path) -> dict:
     state["window"] is set where a text must be shown through a window: see `_without_slide`.
     """
     path = Path(path)
-    if not path.is_dir():
-        return read_file(path)
-    if (path / FRESH).exists():
-        print(f"{path / FRESH} is half of a save that was cut short; left alone", file=sys.stderr)
-    newest, previous = path / NEWEST, path / PREVIOUS
-    if not exists(path):
-        raise CheckpointError(f"{path} holds no checkpoint ({NEWEST}); train one into it first")
+    return _read_folder(path) if path.is_dir() else read_file(path)
+
+
+def _read_folder(folder: Path) -> dict:
+    newest, previous, fresh = folder / NEWEST, folder / PREVIOUS, folder / FRESH
+    if fresh.exists():
+        print(f"{fresh} is half of a save that was cut short; left alone", file=sys.stderr)
+    if not exists(folder):
+        raise CheckpointError(f"{folder} holds no checkpoint ({NEWEST}); train one into it first")
     if not newest.exists():
         return _fall_back(previous, f"{newest} is missing")
     try:

@@ -332,16 +332,24 @@ def _is_docstring(statement: ast.stmt) -> bool:
 
 def _evaluate(node: ast.expr) -> Any:
     """A literal, or arithmetic on numbers; ValueError for anything else."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
-        return node.value
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_number(node.operand)
-    if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
-        value = ARITHMETIC[type(node.op)](_number(node.left), _number(node.right))
-        if isinstance(value, int) and abs(value) >= 2**63:  # its digits could take minutes
-            raise ValueError("too large")
-        return value
+    match node:
+        case ast.Constant(value=int() | float() | str() | None):
+            return node.value
+        case ast.UnaryOp(op=ast.USub()):
+            return -_number(node.operand)
+        case ast.BinOp():
+            return _calculate(node)
     raise ValueError("not a literal")
+
+
+def _calculate(node: ast.BinOp) -> int | float:
+    operation = ARITHMETIC.get(type(node.op))
+    if operation is None:
+        raise ValueError("not one of + - * / //")
+    value = operation(_number(node.left), _number(node.right))
+    if isinstance(value, int) and abs(value) >= 2**63:  # its digits could take minutes
+        raise ValueError("too large")
+    return value
 
 
 def _number(node: ast.expr) -> int | float:

@@ -23,7 +23,9 @@ class DivergedError(ValueError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, where no run has begun that could be saved."""
+    """SIGTERM, before a run has begun that could be saved."""
+
+    exit_code = TERMINATED
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,7 +41,7 @@ class Parser(argparse.ArgumentParser):
 def exit_code(error: BaseException) -> int:
     """The exit code an error stands for: its own `exit_code`, or what its type says."""
     if isinstance(error, KeyboardInterrupt):
-        return TERMINATED if isinstance(error, Terminated) else INTERRUPTED
+        return getattr(error, "exit_code", INTERRUPTED)
     if isinstance(error, OSError) or out_of_memory(error):
         return RESOURCES
     if _lost_process(error):
@@ -61,7 +63,7 @@ def _lost_process(error: BaseException) -> bool:
 def message(error: BaseException) -> str:
     """One line that says what is wrong and what would be right."""
     if isinstance(error, KeyboardInterrupt):
-        return "stopped by SIGTERM" if isinstance(error, Terminated) else "stopped by Ctrl-C"
+        return str(error) or "stopped by Ctrl-C"
     if out_of_memory(error) and not isinstance(error, ValueError):  # ours name the sizes
         return "out of memory: lower batch_size and raise gradient_accumulation_steps, or max_len"
     if _lost_process(error):
@@ -72,7 +74,8 @@ def message(error: BaseException) -> str:
 
 
 def _terminate(number: int, frame) -> None:
-    raise Terminated  # temporary files are removed, as after Ctrl-C
+    # An exception, so that temporary files are removed as after Ctrl-C.
+    raise Terminated("stopped by SIGTERM")
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:

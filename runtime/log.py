@@ -58,6 +58,16 @@ class Log:
         self.mirror.finish(exit_code)
 
 
+class NoLog:
+    """The log of all processes but the first: it writes nothing."""
+
+    def row(self, row: dict[str, float | int]) -> None: ...
+
+    def status(self, done: int) -> None: ...
+
+    def close(self, exit_code: int) -> None: ...
+
+
 def _print(text: str) -> None:
     try:
         print(text, end="", flush=True)

@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 import data
 import data.prepare
 from evaluation.scoring import HeldOut
-from model import GPT, check_factor, require
+from model import GPT, GPTConfig, check_factor, require
 from runtime import checkpoint
 from runtime.config import Config, with_defaults
 from runtime.device import Process, check_same_on_all_ranks, pick_device, pick_dtype
@@ -273,14 +273,26 @@ def config_for_finetuning(config: Config, dataset: data.Dataset, state: dict) ->
 
     Scaled frequencies count from the length that the weights were first trained at.
     """
-    path = state["path"]
+    check_tokenizer(config, dataset, state)
+    source = checkpoint.config_of(state)
+    check_same_architecture(config, source, state["path"])
+    scales = {source.rope_scaling, config.rope_scaling} != {"none"} or source.rope_train_len
+    if config.pos == "rope" and config.rope_train_len is None and scales:
+        config = replace(config, rope_train_len=source.train_len)
+    return config
+
+
+def check_tokenizer(config: Config, dataset: data.Dataset, state: dict) -> None:
     if state["tokenizer"] != dataset.meta["tokenizer"]:
         folder = data_root(config) / config.dataset
         raise data.DataError(
-            f"{path} was trained with a different tokenizer than {folder} was prepared with; "
-            "prepare the dataset with that tokenizer"
+            f"{state['path']} was trained with a different tokenizer than {folder} was prepared "
+            "with; prepare the dataset with that tokenizer"
         )
-    source = checkpoint.config_of(state)
+
+
+def check_same_architecture(config: Config, source: GPTConfig, path: str) -> None:
+    """Refuse a model that the weights would fit and that is not theirs; print what may change."""
     for name in FIXED:
         saved, value = getattr(source, name), getattr(config, name)
         if saved != value:
@@ -289,10 +301,6 @@ def config_for_finetuning(config: Config, dataset: data.Dataset, state: dict) ->
         saved, value = getattr(source, name), getattr(config, name)
         if saved != value:
             print(f"{name} {saved} of {path} becomes {value}", file=sys.stderr)
-    scales = {source.rope_scaling, config.rope_scaling} != {"none"} or source.rope_train_len
-    if config.pos == "rope" and config.rope_train_len is None and scales:
-        config = replace(config, rope_train_len=source.train_len)
-    return config
 
 
 # ---- 4. all processes alike ----------------------------------------------------------------------
@@ -331,10 +339,14 @@ def wrap(model: GPT, config: Config, process: Process) -> nn.Module:
 def optimizer_groups(model: nn.Module, weight_decay: float, without: Iterable = ()) -> list[dict]:
     """All parameters but some, once: matrices decay, vectors (biases and norms) do not."""
     excluded = {id(parameter) for parameter in without}
-    parameters = [p for p in model.parameters() if id(p) not in excluded]
+    matrices, vectors = [], []
+    for parameter in model.parameters():
+        if id(parameter) not in excluded:
+            group = matrices if parameter.dim() >= 2 else vectors
+            group.append(parameter)
     return [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
     ]
 
 
