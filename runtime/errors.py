@@ -62,6 +62,12 @@ def _lost_process(error: BaseException) -> bool:
 
 def message(error: BaseException) -> str:
     """One line that says what is wrong and what would be right."""
+    text = _message_of_others(error) or str(error)
+    return " ".join(text.split()) or type(error).__name__
+
+
+def _message_of_others(error: BaseException) -> str | None:
+    """A sentence for what Python, torch or the system raised; None where the error is ours."""
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "stopped by Ctrl-C"
     if out_of_memory(error) and not isinstance(error, ValueError):  # ours name the sizes
@@ -70,7 +76,7 @@ def message(error: BaseException) -> str:
         return "another process of this run has ended or hangs; its own error says why"
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'system'}: {error.strerror}"
-    return " ".join(str(error).split()) or type(error).__name__
+    return None
 
 
 def _terminate(number: int, frame) -> None:

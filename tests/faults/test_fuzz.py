@@ -87,8 +87,8 @@ def token_files(draw: random.Random, folder: Path) -> Iterator[Try]:
         raw = mutated(draw, sound, [b"\xff\xff", b"\0"])
         entry = {"sha256": hashlib.sha256(raw).hexdigest(), "tokens": len(raw) // 2}
         entry["documents"] = [0]
-        mended = meta["splits"] | {"train": meta["splits"]["train"] | entry}
-        splits = draw.choice((meta["splits"], mended))
+        repaired = meta["splits"] | {"train": meta["splits"]["train"] | entry}
+        splits = draw.choice((meta["splits"], repaired))
         (made / "meta.json").write_text(json.dumps(meta | {"splits": splits}))
         (made / "train.bin").write_bytes(raw)
         yield raw, lambda: load("own", folder)

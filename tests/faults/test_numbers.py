@@ -1,4 +1,4 @@
-"""Numbers that are none, and memory that is not there: a run ends before it harms what it saved."""
+"""Losses that are not finite, and memory that runs out: what a run has saved stays as it was."""
 
 import resource
 from pathlib import Path
@@ -17,20 +17,20 @@ from runtime.setup import setup
 LONG = ["--max_iters=12", "--eval_interval=3"]
 
 
-def stopped(argv: list[str], folder: Path, monkeypatch, harm, capsys) -> tuple[int, str]:
-    """A run of which step 8 comes to harm; all that it saved at step 6 must stay as it was.
+def stopped(argv: list[str], folder: Path, monkeypatch, fault, capsys) -> tuple[int, str]:
+    """A run with a fault in step 8; all that it saved at step 6 must stay as it was.
 
     Returns its exit code and its last line.
     """
     original, before = train.train_step, {}
 
-    def harmed(state):
+    def faulty(state):
         if state.iter == 7:
             before.update({f.name: f.read_bytes() for f in folder.glob("ckpt*")})
-            harm(state)
+            fault(state)
         return original(state)
 
-    monkeypatch.setattr(train, "train_step", harmed)
+    monkeypatch.setattr(train, "train_step", faulty)
     monkeypatch.setattr("sys.argv", ["train.py"])  # to be put back
     with pytest.raises(SystemExit) as left:
         command(argv)
@@ -49,12 +49,12 @@ def test_a_loss_that_is_no_number_ends_a_run_before_its_step(
     """Row 41."""
     kept = []
 
-    def harm(state) -> None:
+    def fault(state) -> None:
         with torch.no_grad():
             state.model.ln_f.weight[0] = poison
         kept.extend((p, p.detach().clone()) for p in state.model.parameters())
 
-    code, last = stopped(argv, folder, monkeypatch, harm, capsys)
+    code, last = stopped(argv, folder, monkeypatch, fault, capsys)
     assert code == errors.DIVERGED
     assert last.startswith("error: non-finite loss at step 7 (loss nan, grad norm nan, lr 0.00")
     assert last.endswith("the last checkpoint is untouched. Lower learning_rate")
@@ -123,10 +123,10 @@ def test_a_held_out_loss_that_is_no_number_is_not_saved_over_a_good_one(
 def test_out_of_memory_names_the_batch(error, argv, folder, monkeypatch, capsys):
     """Row 43: what torch, numpy and Python say."""
 
-    def harm(_) -> None:
+    def fault(_) -> None:
         raise error
 
-    code, last = stopped(argv, folder, monkeypatch, harm, capsys)
+    code, last = stopped(argv, folder, monkeypatch, fault, capsys)
     assert code == errors.RESOURCES
     assert last == (
         "error: out of memory at batch_size 4 x block_size 16; lower batch_size and raise "

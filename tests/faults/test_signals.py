@@ -34,16 +34,16 @@ def untimed(folder: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in clocks} for row in rows(folder)]
 
 
-def before_step(step: int, harm: Callable[[], None]) -> None:
-    """From here on, `harm` comes right before that step."""
+def before_step(step: int, fault: Callable[[], None]) -> None:
+    """From now on, do `fault` right before that step."""
     original = train.train_step
 
-    def harmed(state):
+    def faulty(state):
         if state.iter == step - 1:
-            harm()
+            fault()
         return original(state)
 
-    train.train_step = harmed
+    train.train_step = faulty
 
 
 def tell(number: int) -> None:
