@@ -28,7 +28,8 @@ from model import GPT, GPTConfig
 from positions import POSITIONS
 from runtime import checkpoint, errors
 from runtime.device import commit, pick_device
-from runtime.log import curve, progress
+from runtime.log import progress
+from runtime.wandb_mirror import curve
 
 LENGTHS = "1/4x,1/2x,1x,2x,4x,8x,16x"
 COUNTS = {"tokens": 1024, "window_tokens": 32768, "keys": 150}  # what is scored, unless given
@@ -130,7 +131,7 @@ def plan_of(path: str, args: Namespace) -> Plan:
     config = checkpoint.config_of(state)
     ways = forms(config, args.rope_scaling, args.rope_factor)
     for form in ways:
-        checkpoint.adapt(config, **form.overrides)  # refused now, and not an hour later
+        checkpoint.with_overrides(config, **form.overrides)  # refused now, and not an hour later
     lengths = lengths_of(args.lengths, config.train_len)
     known = state["run"], state["sha256"], state["tokenizer"], state["data"]
     return Plan(path, config, *known, ways, lengths)
@@ -213,7 +214,7 @@ class Cell:
         state = checkpoint.read(self.plan.path)
         if state["sha256"] != self.plan.sha256:
             raise checkpoint.CheckpointError(f"{self.plan.path} changed meanwhile; start again")
-        config = checkpoint.adapt(self.plan.config, **self.form.overrides)
+        config = checkpoint.with_overrides(self.plan.config, **self.form.overrides)
         return self.form.build(state, config).eval().to(device)
 
 
@@ -296,4 +297,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.end(main)
+    errors.run(main)

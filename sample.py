@@ -81,7 +81,7 @@ def scaled_config(config: GPTConfig, args: Namespace, max_len: int) -> GPTConfig
     elif scaling != "none" and not scaling.startswith("dynamic_"):
         tuned = config.factor if scaling == config.rope_scaling else 1.0
         overrides["rope_factor"] = max(tuned, max_len / config.train_len)
-    return checkpoint.adapt(config, **overrides)
+    return checkpoint.with_overrides(config, **overrides)
 
 
 def text_of(name: str) -> str:
@@ -205,4 +205,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.end(main)
+    errors.run(main)

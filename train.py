@@ -1,20 +1,18 @@
 """Train a GPT: `python train.py configs/rope.py`, or under torchrun on many processes.
 
-A step is a pure function of (config, weights, optimizer, step number): batches and dropout are
-drawn from (seed, step, micro-step), so that resuming is exact, and so is sharing the micro-steps
-among processes.
+A step is a pure function of (config, weights, optimizer state, step number): windows, their
+positions and dropout are drawn from (seed, step, micro-step). So a resumed run equals an
+uninterrupted one bit for bit, and processes can share the micro-steps of a step.
 
 Letters: B batch, T block_size.
 """
 
 import math
-import os
 import signal
 import sys
 import time
-from contextlib import nullcontext
-from dataclasses import asdict, replace
-from itertools import chain
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -24,25 +22,26 @@ from torch import Tensor, nn
 import configs
 import data
 from configs import Config
+from data.training_positions import draw_positions
 from model import GPT
 from runtime import checkpoint, errors
 from runtime.config import describe
-from runtime.device import Stop, place, processes
-from runtime.log import Log, note, noted
-from runtime.setup import (
-    Run,
+from runtime.device import Stop, processes, to_device
+from runtime.errors import DivergedError, TooLargeError
+from runtime.folder import (
     claim_folder,
     enter_folder,
     leave_folder,
-    numerics,
-    split_batch,
-    start,
+    resume_if_restarted,
+    update_status,
 )
+from runtime.log import Log, NoLog
+from runtime.setup import Run, setup, split_batch
 
-USAGE = """python train.py [CONFIG.py] [--key=value | --key value | --switch ...]
+USAGE = """python train.py [CONFIG.py ...] [--key=value | --key value | --switch ...]
 
 Trains a GPT and leaves ckpt.pt, config.json and metrics.jsonl in out/<name>.
-A config file holds `key = value` lines; flags go over it.
+A config file holds `key = value` lines; a later file goes over an earlier one, flags over files.
 --debug shows the traceback of an error. On two processes:
   torchrun --standalone --nproc_per_node=2 train.py CONFIG.py"""
 
@@ -50,16 +49,110 @@ MAX_SKIPPED = 50  # steps in a row that float16 may overflow
 UNTOUCHED = "the last checkpoint is untouched. Lower learning_rate"
 
 
-class TooLargeError(ValueError):
-    """A step does not fit into memory."""
+def main(argv: list[str], make: type[GPT] = GPT) -> int:
+    """Train as the command line says. `make` is the model's class. Returns the exit code."""
+    if "--help" in argv or "-h" in argv:
+        print(describe(USAGE))
+        return errors.DONE
+    config = configs.load(argv)
+    with processes() as process:
+        config = resume_if_restarted(config)
+        # One process locks the folder, writes to it and evaluates; the others only train.
+        with claim_folder(config) if process.rank == 0 else nullcontext():
+            return train(setup(config, process, make))
 
-    exit_code = errors.RESOURCES
+
+def train(run: Run) -> int:
+    """All steps of a run, between its first line and its last. Returns the exit code."""
+    if run.iter >= run.config.max_iters and not run.evaluation_due:
+        raise ValueError(f"{run.config.folder} is at step {run.iter} already; raise max_iters")
+    stop, log = Stop(), start_log(run)
+    try:
+        stop_signal = loop(run, log, stop)
+        code = errors.DONE if stop_signal is None else 128 + stop_signal
+    except BaseException as error:
+        code = errors.exit_code(error)
+        if errors.out_of_memory(error):
+            raise too_large(run.config) from error
+        raise
+    finally:
+        # However the run ends, its rows are on disk and status.json says how it ended.
+        log.close(code)
+        if run.rank == 0:
+            leave_folder(run.config, code)
+        stop.release()
+    if run.rank == 0:
+        print(end_line(run, stop_signal), file=sys.stderr)
+    return code
 
 
-class DivergedError(ValueError):
-    """The loss or its gradient is not finite."""
+def start_log(run: Run) -> Log | NoLog:
+    """Enter the run's folder and open its log; processes other than the first do neither."""
+    if run.rank > 0:
+        return NoLog()
+    enter_folder(run.config)
+    print(start_line(run), file=sys.stderr)
+    # Rows of later steps are dropped: a run that was killed wrote them after its last checkpoint.
+    # The row of a step whose evaluation is due has not been written yet.
+    last_row = run.iter - 1 if run.evaluation_due else run.iter
+    return Log(run.config.folder, asdict(run.config), last_row, run.run_id)
 
-    exit_code = errors.DIVERGED
+
+def loop(run: Run, log: Log | NoLog, stop: Stop) -> signal.Signals | None:
+    """Steps, rows and checkpoints until max_iters or a signal, which is returned."""
+    config, losses, stop_signal = run.config, [], None
+    if run.evaluation_due:
+        # A signal ended the run within this evaluation, and the checkpoint holds the step's row
+        # without it. Evaluated now, rows and weights are those of a run that was never stopped.
+        stop_signal = evaluate_and_save(run, log, stop)
+    since = time.monotonic()
+    while run.iter < config.max_iters and stop_signal is None:
+        loss, norm = train_step(run)
+        losses.append(loss)
+        # Asked after every step, of all processes: they must all stop after the same one.
+        stop_signal = stop.on_any_process(run.device)
+        evaluates = run.iter % config.eval_interval == 0 or run.iter == config.max_iters
+        if not (evaluates or stop_signal or run.iter % config.log_interval == 0):
+            # The losses stay on the device until a row is due: to read one waits for the GPU.
+            log.status(run.iter)
+            continue
+        row = training_row(run, losses, norm, time.monotonic() - since)
+        if evaluates:
+            run.row = row  # from here on the evaluation is due
+            stop_signal = evaluate_and_save(run, log, stop)
+        else:
+            log.row(row)
+            if stop_signal:
+                save(run, ends=True)
+        # The clock starts after evaluation and save, so that a row has the speed of steps alone.
+        losses, since = [], time.monotonic()
+    return stop_signal
+
+
+def train_step(run: Run) -> tuple[Tensor, Tensor]:
+    """One optimizer step. Returns this process's mean loss and the gradient's norm."""
+    set_learning_rate(run)
+    steps, size = split_batch(run.config, run.world)
+    total = torch.zeros((), device=run.device)
+    for i in range(steps):
+        # Micro-steps are numbered over all processes, so that each draws its own windows.
+        micro = run.rank * steps + i
+        # Gradients add up over micro-steps; processes exchange them once, in the last one.
+        with exchange(run, now=i == steps - 1):
+            loss = micro_step_loss(run, micro, size) / steps
+            run.scaler.scale(loss).backward()
+        total += loss.detach()
+    norm = clip_gradients(run)
+    check_finite(run, total, norm)
+    apply_gradients(run)
+    run.iter += 1
+    return total, norm
+
+
+def set_learning_rate(run: Run) -> None:
+    for optimizer in run.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(run.config, run.iter)
 
 
 def learning_rate(config: Config, step: int) -> float:
@@ -67,50 +160,64 @@ def learning_rate(config: Config, step: int) -> float:
     if step < config.warmup_iters:
         return config.learning_rate * (step + 1) / (config.warmup_iters + 1)
     end = config.lr_decay_iters or config.max_iters
-    share = min(1.0, (step - config.warmup_iters) / max(1, end - config.warmup_iters))
-    wave = 0.5 * (1 + math.cos(math.pi * share))
-    return config.min_lr + wave * (config.learning_rate - config.min_lr)
+    progress = min(1.0, (step - config.warmup_iters) / max(1, end - config.warmup_iters))
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))  # from 1 to 0
+    return config.min_lr + cosine * (config.learning_rate - config.min_lr)
 
 
-def train_step(run: Run) -> tuple[Tensor, Tensor]:
-    """One optimizer step. Returns this process's mean loss and the gradient's norm."""
+def exchange(run: Run, now: bool) -> AbstractContextManager:
+    """Average gradients over the processes in this backward pass, or (`now` False) not yet."""
+    return nullcontext() if now or run.world == 1 else run.forward.no_sync()
+
+
+def micro_step_loss(run: Run, micro: int, size: int) -> Tensor:
+    """The loss of a micro-step of `size` windows."""
+    T, seed = run.config.block_size, run.config.seed
+    x, y = data.batch(run.data.train, size, T, seed, run.iter, micro, run.data.window_stride)
+    x = to_device(x, run.device)  # (B, T)
+    y = to_device(run.data.mask_targets(y), run.device)  # (B, T), -1 where the loss skips it
+    positions = training_positions(run, micro, size)
+    # Dropout is a function of the micro-step too: nothing of the generator need be saved.
+    torch.manual_seed(dropout_seed(seed, run.iter, micro))
+    with run.autocast:
+        return run.forward(x, y) if positions is None else run.forward(x, y, positions)
+
+
+def training_positions(run: Run, micro: int, size: int) -> Tensor | None:
+    """Positions (B, T) of the windows of a micro-step; None: 0 to T - 1 in each."""
     config = run.config
-    for group in chain.from_iterable(o.param_groups for o in run.optimizers):
-        group["lr"] = learning_rate(config, run.iter)
-    steps, size = split_batch(config, run.world)
-    total = torch.zeros((), device=run.device)
-    for i in range(steps):
-        micro = run.rank * steps + i
-        where = config.block_size, config.seed, run.iter, micro, run.data.every
-        x, y = data.batch(run.data.train, size, *where)
-        x, y = (place(ids, run.device) for ids in (x, run.data.targets(y)))
-        torch.manual_seed(dropout_seed(config.seed, run.iter, micro))
-        waits = i < steps - 1 and run.world > 1
-        with run.forward.no_sync() if waits else nullcontext():
-            with run.autocast:
-                loss = run.forward(x, y) / steps
-            run.scaler.scale(loss).backward()
-        total += loss.detach()
-    for optimizer in run.optimizers:
-        run.scaler.unscale_(optimizer)
-    norm = nn.utils.clip_grad_norm_(run.model.parameters(), config.grad_clip or math.inf)
-    check_finite(run, total, norm)
-    for optimizer in run.optimizers:
-        if not run.skipped:  # all of them or none
-            run.scaler.step(optimizer)
-        optimizer.zero_grad(set_to_none=True)
-    run.scaler.update()
-    run.iter += 1
-    return total, norm
+    # Where processes share one micro-step, all of its positions are drawn, and this process takes
+    # those of its own windows.
+    whole, first = divmod(micro * size, config.batch_size)
+    positions = draw_positions(
+        config.train_positions,
+        config.batch_size,
+        config.block_size,
+        config.largest_position + 1,
+        config.seed,
+        run.iter,
+        whole,
+    )
+    if positions is None:
+        return None
+    return to_device(positions[first : first + size], run.device)
 
 
 def dropout_seed(seed: int, step: int, micro: int) -> int:
     return int(np.random.SeedSequence([seed, step, micro]).generate_state(1)[0])
 
 
+def clip_gradients(run: Run) -> Tensor:
+    """Scale the whole gradient down to grad_clip, and return its norm before that."""
+    for optimizer in run.optimizers:
+        run.scaler.unscale_(optimizer)
+    return nn.utils.clip_grad_norm_(run.model.parameters(), run.config.grad_clip or math.inf)
+
+
 def check_finite(run: Run, loss: Tensor, norm: Tensor) -> None:
     """Stop before a step that would spoil the weights; float16 may skip a few."""
-    finite = bool(norm.isfinite())  # of the whole step, so that all processes agree
+    # The norm is that of the whole step, so that all processes decide alike.
+    finite = bool(norm.isfinite())
     run.skipped = 0 if finite else run.skipped + 1
     if finite or (run.scaler.is_enabled() and run.skipped <= MAX_SKIPPED):
         return
@@ -119,80 +226,17 @@ def check_finite(run: Run, loss: Tensor, norm: Tensor) -> None:
     raise DivergedError(f"non-finite loss at step {run.iter} ({values}); {UNTOUCHED}")
 
 
-def save(run: Run, asked: int) -> None:
-    """Write a checkpoint. Where that fails, SaveError only when the run ends with it."""
-    for name, weight in run.model.named_parameters():
-        if not weight.isfinite().all():
-            raise DivergedError(f"{name} is not finite at step {run.iter}; {UNTOUCHED}")
-    state = checkpoint.describe(run.model) | numerics(run.device, run.dtype)
-    state |= {
-        "optimizers": [optimizer.state_dict() for optimizer in run.optimizers],
-        "scaler": run.scaler.state_dict(),
-        "iter": run.iter,
-        "skipped": run.skipped,
-        "row": run.row,
-        "run": asdict(run.config),
-        "config_sha256": run.config.sha256,
-        "run_id": run.run_id,
-        "data": run.data.fingerprint,
-        "tokenizer": run.data.meta["tokenizer"],
-    }
-    try:
-        checkpoint.save(run.config.folder, state)
-        note(run.config.folder, iter=run.iter)
-    except checkpoint.SaveError as error:
-        if asked or run.iter == run.config.max_iters:
-            raise
-        print(f"{error}; going on, and trying again at the next checkpoint", file=sys.stderr)
+def apply_gradients(run: Run) -> None:
+    for optimizer in run.optimizers:
+        # The scaler looks at each optimizer's gradients alone; after an overflow in one of them
+        # none may step.
+        if not run.skipped:
+            run.scaler.step(optimizer)
+        optimizer.zero_grad(set_to_none=True)
+    run.scaler.update()
 
 
-def loop(run: Run, log: Log | None, stop: Stop) -> int:
-    """Steps, rows and checkpoints until max_iters or a signal. Returns the exit code."""
-    config, losses = run.config, []
-    asked = conclude(run, log, stop) if run.row else 0
-    began = time.monotonic()
-    while run.iter < config.max_iters and not asked:
-        loss, norm = train_step(run)
-        losses.append(loss)
-        asked = stop.asked(run.device)
-        due = run.iter % config.eval_interval == 0 or run.iter == config.max_iters
-        if not (due or asked or run.iter % config.log_interval == 0):
-            if log is not None:
-                log.status(run.iter)
-            continue
-        row = measure(run, losses, norm, time.monotonic() - began)
-        if due:
-            run.row = row
-            asked = conclude(run, log, stop)
-        elif log is not None:
-            log.row(row)
-            if asked:
-                save(run, asked)
-        losses, began = [], time.monotonic()
-    return Stop.EXIT.get(asked, errors.DONE)
-
-
-def conclude(run: Run, log: Log | None, stop: Stop) -> int:
-    """Evaluate, write the row and save. Returns the signal that came before the end, or 0.
-
-    It breaks the evaluation off; the row then waits in the checkpoint for the resumed run.
-    """
-    found = {}
-    if log is not None:
-        with run.autocast:
-            found = run.held_out.losses(run.model, lambda: stop.signal)
-        if not math.isfinite(found.get("val/loss", 0.0)):
-            raise DivergedError(f"non-finite val/loss at step {run.iter}; {UNTOUCHED}")
-    asked = stop.asked(run.device)  # the others have waited here for the first
-    row, run.row = run.row | found, run.row if asked else {}
-    if log is not None:
-        if not asked:
-            log.row(row)
-        save(run, asked)
-    return asked
-
-
-def measure(run: Run, losses: list[Tensor], norm: Tensor, seconds: float) -> dict:
+def training_row(run: Run, losses: list[Tensor], norm: Tensor, seconds: float) -> dict:
     """The row of the steps since the last one; the loss is their mean over all processes."""
     loss = torch.stack(losses).mean()
     if run.world > 1:
@@ -208,75 +252,72 @@ def measure(run: Run, losses: list[Tensor], norm: Tensor, seconds: float) -> dic
     }
 
 
-def main(argv: list[str], make: type[GPT] = GPT) -> int:
-    """Train as the command line says; `make` is the model, where it is another than GPT."""
-    if "--help" in argv or "-h" in argv:
-        print(describe(USAGE))
-        return errors.DONE
-    config = configs.load(argv)
-    with processes() as (rank, world, local_rank):
-        config = restarted(config)
-        with claim_folder(config) if rank == 0 else nullcontext():
-            return train(start(config, rank, world, local_rank, make))
+def evaluate_and_save(run: Run, log: Log | NoLog, stop: Stop) -> signal.Signals | None:
+    """Complete the row of this step, write it and save. Returns the signal that cut in, if any.
+
+    Then the evaluation stays due: its row goes into the checkpoint instead of the log.
+    """
+    held_out = held_out_losses(run, stop) if run.rank == 0 else {}
+    # All other processes wait here while the first evaluates.
+    stop_signal = stop.on_any_process(run.device)
+    if stop_signal is None:
+        row, run.row = run.row | held_out, {}
+        log.row(row)
+    # After the row: a run killed between the two drops the row and writes it again.
+    save(run, ends=stop_signal is not None or run.iter == run.config.max_iters)
+    return stop_signal
 
 
-def restarted(config: Config) -> Config:
-    """The config to go on with where torchrun has started the processes of a job anew: the run
-    that the job itself began is resumed, any other is not touched."""
-    again = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    began = noted(config.folder).get("launcher") == os.getppid()
-    ours = [again and began and checkpoint.exists(config.folder)]
-    if dist.is_initialized():
-        dist.broadcast_object_list(ours)  # as the first process sees it
-    return replace(config, resume=True, overwrite=False) if ours[0] else config
+def held_out_losses(run: Run, stop: Stop) -> dict[str, float]:
+    """{"val/loss": ..., "val/loss_2x": ..., ...}, or {} where a signal cuts the evaluation off."""
+    with run.autocast:
+        losses = run.held_out.losses(run.model, lambda: stop.received)
+    if not math.isfinite(losses.get("val/loss", 0.0)):
+        raise DivergedError(f"non-finite val/loss at step {run.iter}; {UNTOUCHED}")
+    return losses
 
 
-def train(run: Run) -> int:
-    """Everything from the first step to the last line. Returns the exit code."""
-    if run.iter >= run.config.max_iters and not run.row:
-        raise ValueError(f"{run.config.folder} is at step {run.iter} already; raise max_iters")
-    stop, log = Stop(), None
-    if run.rank == 0:
-        enter_folder(run.config)
-        print(introduce(run), file=sys.stderr)
-        log = Log(run.config.folder, asdict(run.config), run.iter - bool(run.row), run.run_id)
+def save(run: Run, ends: bool) -> None:
+    """Write a checkpoint. A full disk ends the run only where the run `ends` with this save."""
+    if run.rank > 0:
+        return
+    # A checkpoint that cannot be used must not take the place of a good one.
+    for name, weight in run.model.named_parameters():
+        if not weight.isfinite().all():
+            raise DivergedError(f"{name} is not finite at step {run.iter}; {UNTOUCHED}")
     try:
-        code = loop(run, log, stop)
-    except BaseException as error:
-        code = errors.exit_code(error)
-        if not errors.out_of_memory(error):
+        checkpoint.save(run.config.folder, run.state())
+        update_status(run.config.folder, iter=run.iter)
+    except checkpoint.SaveError as error:
+        if ends:
             raise
-        raise TooLargeError(f"out of memory at batch_size {run.config.batch_size} x block_size "
-                            f"{run.config.block_size}; lower batch_size and raise "
-                            "gradient_accumulation_steps") from error  # fmt: skip
-    finally:
-        if log is not None:
-            log.close(code)
-            leave_folder(run.config, code)
-        stop.release()
-    if run.rank == 0:
-        print(farewell(run, code), file=sys.stderr)
-    return code
+        print(f"{error}; training continues and saves again later", file=sys.stderr)
 
 
-def introduce(run: Run) -> str:
-    weights = sum(p.numel() for p in run.model.parameters())
-    threads = torch.get_num_threads() if run.device.type == "cpu" else ""
-    return (
-        f"{run.config.folder}: pos {run.config.pos}, {weights / 1e6:.2f} M parameters, "
-        f"{run.config.tokens_per_step} tokens a step, {run.world} x {run.device} "
-        f"{f'({threads} threads) ' if threads else ''}{str(run.dtype).removeprefix('torch.')}"
+def too_large(config: Config) -> TooLargeError:
+    sizes = f"batch_size {config.batch_size} x block_size {config.block_size}"
+    return TooLargeError(
+        f"out of memory at {sizes}; lower batch_size and raise gradient_accumulation_steps"
     )
 
 
-def farewell(run: Run, code: int) -> str:
+def start_line(run: Run) -> str:
+    weights = sum(parameter.numel() for parameter in run.model.parameters())
+    threads = f" ({torch.get_num_threads()} threads)" if run.device.type == "cpu" else ""
+    return (
+        f"{run.config.folder}: pos {run.config.pos}, {weights / 1e6:.2f} M parameters, "
+        f"{run.config.tokens_per_step} tokens a step, {run.world} x {run.device}{threads} "
+        f"{str(run.dtype).removeprefix('torch.')}"
+    )
+
+
+def end_line(run: Run, stop_signal: signal.Signals | None) -> str:
     folder, done = run.config.folder, f"step {run.iter} of {run.config.max_iters}"
-    if code == errors.DONE:
-        length = "4x" if run.model.max_length == math.inf else "1x"
-        return f"saved {folder} at {done}; python sample.py --out_dir {folder} --max_len {length}"
-    name = signal.Signals(code - 128).name
-    return f"stopped by {name} at {done}, saved {folder}; add --resume to go on"
+    if stop_signal is not None:
+        return f"stopped by {stop_signal.name} at {done}, saved {folder}; add --resume to go on"
+    longest = "4x" if run.model.max_length == math.inf else "1x"
+    return f"saved {folder} at {done}; python sample.py --out_dir {folder} --max_len {longest}"
 
 
 if __name__ == "__main__":
-    errors.end(main)
+    errors.run(main)

@@ -1,4 +1,4 @@
-"""Config files, and how they are read: `configs.load(argv)`."""
+"""`configs.load(argv)` -> `configs.Config`; the code is in runtime/config.py."""
 
 from runtime.config import Config, load
 

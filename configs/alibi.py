@@ -1,2 +1,3 @@
-name = "alibi"
+"""Scores that fall linearly with distance (arXiv:2108.12409)."""
+
 pos = "alibi"

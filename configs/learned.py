@@ -1,2 +1,3 @@
-name = "learned"
+"""A trained vector for each position (GPT-2)."""
+
 pos = "learned"

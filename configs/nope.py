@@ -1,2 +1,3 @@
-name = "nope"
+"""No position encoding (arXiv:2305.19466)."""
+
 pos = "none"

@@ -1,2 +1,3 @@
-name = "rope"
+"""Rotary position embedding (arXiv:2104.09864)."""
+
 pos = "rope"

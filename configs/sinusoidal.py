@@ -1,2 +1,3 @@
-name = "sinusoidal"
+"""Sines and cosines of the position, added to the tokens (arXiv:1706.03762)."""
+
 pos = "sinusoidal"

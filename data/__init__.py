@@ -46,13 +46,15 @@ class Dataset:
         return {split: self.meta["splits"][split]["sha256"] for split in SPLITS}
 
     @property
-    def every(self) -> int:
+    def window_stride(self) -> int:
         """Training windows start at multiples of this: documents of one window each, or 1."""
         return self.meta["task"]["every"] if "task" in self.meta else 1
 
-    def targets(self, y: np.ndarray) -> np.ndarray:
-        """`y` (B, T) with -1, which no loss counts, at every token that this dataset asks no one
-        to predict: all but those of its task that follow the first example in the window."""
+    def mask_targets(self, y: np.ndarray) -> np.ndarray:
+        """Targets (B, T), with -1 where the loss leaves a token out.
+
+        For a task, the loss counts only its answers that follow the first example in the window.
+        """
         if "task" not in self.meta:
             return y
         task = self.meta["task"]
@@ -175,25 +177,26 @@ def batch(
     seed: int,
     step: int,
     micro: int = 0,
-    every: int = 1,
+    window_stride: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Inputs x and targets y, int64 (B, T) each; y is x one token later.
 
-    Windows micro * B to (micro + 1) * B of the one sequence that (seed, step) draws: how a step
-    is cut into micro-steps or shared among processes does not change what it reads. There is no
-    state to resume. Windows start at multiples of `every`. DataError when the split has no window
-    of T + 1 tokens.
+    (seed, step) draws one sequence of windows, and micro-step m takes windows m * B to
+    (m + 1) * B of it. So a step holds the same windows however it is cut into micro-steps or
+    shared among processes, and a resumed run needs no state. Windows start at multiples of
+    `window_stride`. DataError when the split has no window of T + 1 tokens.
     """
-    if len(tokens) < block_size + 1:
+    B, T = batch_size, block_size
+    if len(tokens) < T + 1:
         name = Path(getattr(tokens, "filename", None) or "the split").name
-        have = f"{name} has {len(tokens)} tokens"
-        needs = f"block_size {block_size} needs {block_size + 1}"
-        raise DataError(f"{have}, {needs}: lower it, or prepare more text")
+        needs = f"block_size {T} needs {T + 1}"
+        raise DataError(f"{name} has {len(tokens)} tokens, {needs}: lower it, or prepare more text")
     draw = np.random.default_rng([seed, step])
-    # Drawn with replacement, over the borders of documents: as nanoGPT trains.
-    places = (len(tokens) - block_size - 1) // every + 1
-    starts = every * draw.integers(places, size=(micro + 1) * batch_size)[-batch_size:]
-    windows = tokens[starts[:, None] + np.arange(block_size + 1)].astype(np.int64)  # (B, T + 1)
+    # With replacement, and across the borders of documents, as nanoGPT trains.
+    places = (len(tokens) - T - 1) // window_stride + 1
+    starts = draw.integers(places, size=(micro + 1) * B)[micro * B : (micro + 1) * B]
+    starts = window_stride * starts
+    windows = tokens[starts[:, None] + np.arange(T + 1)].astype(np.int64)  # (B, T + 1)
     return windows[:, :-1].copy(), windows[:, 1:].copy()
 
 

@@ -267,4 +267,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.end(main)
+    errors.run(main)

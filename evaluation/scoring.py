@@ -89,7 +89,7 @@ class HeldOut:
         starts = data.spans(documents, span, max(1, eval_tokens // span))
         able = L if model.config.beyond == "slide" else model.max_length
         self.rows = {r: windows(dataset.val, starts, span, r * L) for r in ratios if r * L <= able}
-        self.targets, self.length = dataset.targets, L
+        self.targets, self.length = dataset.mask_targets, L
 
     def losses(self, model: GPT, asked: Callable[[], int] = lambda: 0) -> dict[str, float]:
         """{"val/loss": ..., "val/loss_2x": ..., "val/loss_4x": ...}, nats a token.

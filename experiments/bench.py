@@ -66,7 +66,7 @@ def begin(root: str, *argv: str, **settings) -> runs.Run:
     """A run that has not taken a step yet."""
     fixed = {"dataset": "bench", "data_dir": root, "wandb": "disabled"}
     flags = [f"--{name}={value}" for name, value in (fixed | settings).items()]
-    return runs.start(configs.load([*argv, *flags]), 0, 1, 0)
+    return runs.setup(configs.load([*argv, *flags]))
 
 
 def trained_work(run: runs.Run) -> float:
@@ -299,4 +299,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.end(main)
+    errors.run(main)

@@ -175,4 +175,4 @@ def main(argv: list[str], root: Path = ROOT) -> int:
 
 
 if __name__ == "__main__":
-    errors.end(main)
+    errors.run(main)

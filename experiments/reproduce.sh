@@ -34,22 +34,27 @@ mkdir -p out/logs
 for name in shakespeare passkey passkey-4x; do python -m data.prepare $name; done
 
 { # the longest first, so that no core waits long for the last
-    for seed in $seeds; do echo "train out/rope-4x-$seed configs/rope_4x.py --seed=$seed"; done
-    for task in "" passkey/; do
-        for seed in $seeds; do
-            for e in $encodings; do
-                echo "train out/${task/\//-}$e-$seed configs/$task$e.py --seed=$seed"
-            done
+    for seed in $seeds; do
+        echo "train out/rope-4x-$seed configs/rope.py configs/longer.py --name=rope-4x --seed=$seed"
+    done
+    for seed in $seeds; do
+        for e in $encodings; do echo "train out/$e-$seed configs/$e.py --seed=$seed"; done
+    done
+    for seed in $seeds; do
+        for e in $encodings; do
+            echo "train out/passkey-$e-$seed configs/passkey.py configs/$e.py --seed=$seed"
         done
     done
 } | together
 
 for seed in $seeds; do
     for m in $methods; do
-        for task in "" passkey/; do
-            from=out/${task/\//-}rope-$seed to=out/${task/\//-}finetune-$m-$seed
-            echo "train $to configs/${task}finetune_$m.py --seed=$seed --init_from=$from"
-        done
+        how="--rope_scaling=$m --seed=$seed"
+        echo "train out/finetune-$m-$seed configs/rope.py configs/finetune.py" \
+            "--name=finetune-$m --init_from=out/rope-$seed $how"
+        echo "train out/passkey-finetune-$m-$seed configs/passkey.py configs/rope.py" \
+            "configs/finetune_passkey.py --name=passkey-finetune-$m" \
+            "--init_from=out/passkey-rope-$seed $how"
     done
 done | together
 

@@ -1,7 +1,7 @@
-"""How a run is written and read back: atomically, hashed, and without running what is read.
+"""Checkpoints: written atomically with a hash, and loaded without running any code in them.
 
 A checkpoint is the file that `torch.save` makes, followed by one line of LINE_BYTES:
-`nanorope checkpoint FORMAT sha256 HEX`. torch.load alone still reads it; `read` looks at nothing
+`nanorope checkpoint FORMAT sha256 HEX`. torch.load alone can load it too; `read` unpickles nothing
 before the hash has matched. See docs/checkpoint.md.
 """
 
@@ -22,6 +22,7 @@ import torch
 
 from model import GPT, GPTConfig
 from positions import KNOBS, check_factor
+from runtime import errors
 
 FORMAT = 1
 LINE = re.compile(rb"\nnanorope checkpoint (\d{4}) sha256 ([0-9a-f]{64})\n")
@@ -33,7 +34,7 @@ PIECE = 2**20  # bytes hashed at once
 class CheckpointError(ValueError):
     """A checkpoint that is missing, damaged, or not for this code."""
 
-    exit_code = 4
+    exit_code = errors.CHECKPOINT
 
 
 class SaveError(OSError):
@@ -43,10 +44,10 @@ class SaveError(OSError):
 def save(folder: Path, state: dict) -> Path:
     """Write `state` (tensors and plain Python values) as the newest checkpoint of a folder.
 
-    A crash at any moment leaves the newest or the previous one whole. Raises SaveError (disk full)
-    with the last good one still there.
+    A crash at any moment leaves the newest or the previous one whole, and so does SaveError, which
+    is raised where the file cannot be written (disk full).
     """
-    buffer = io.BytesIO()  # in memory first: torch.save hides what a full disk says
+    buffer = io.BytesIO()  # in memory first: torch.save hides the error of a full disk
     torch.save(state, buffer)
     digest = hashlib.sha256(buffer.getbuffer()).hexdigest()
     buffer.write(f"\nnanorope checkpoint {FORMAT:04} sha256 {digest}\n".encode())
@@ -69,28 +70,32 @@ def save(folder: Path, state: dict) -> Path:
 
 def _failure(error: OSError, folder: Path, step: int, size: int) -> SaveError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    reason = "disk full" if full else error.strerror
     good, free = last_good(folder), shutil.disk_usage(folder).free
+    last = "none" if good is None else f"step {good}"
     return SaveError(
-        f"{'disk full' if full else error.strerror} while saving step {step} to {folder} "
-        f"(need {size / 1e6:.1f} MB, {free / 1e6:.1f} MB free); "
-        f"last good: {'none' if good is None else f'step {good}'}"
+        f"{reason} while saving step {step} to {folder} "
+        f"(need {size / 1e6:.1f} MB, {free / 1e6:.1f} MB free); last good: {last}"
     )
 
 
 def _hashed(file: BinaryIO) -> re.Match | None:
-    """The last line of a checkpoint whose hash matches what stands before it.
+    """The last line of a checkpoint, if its hash matches the bytes before it; else None.
 
-    The line first, then the rest in pieces: junk of any size takes neither time nor memory. Stops
-    where the line begins.
+    The line is looked at first, and the rest is hashed in pieces: a foreign file of any size
+    takes neither time nor memory. Leaves the file at the beginning of the line.
     """
     left = file.seek(0, os.SEEK_END) - LINE_BYTES
     file.seek(max(0, left))
-    line, digest = LINE.fullmatch(file.read(LINE_BYTES)), hashlib.sha256()
+    line = LINE.fullmatch(file.read(LINE_BYTES))
+    if line is None:
+        return None
+    digest = hashlib.sha256()
     file.seek(0)
-    while line and (piece := file.read(min(PIECE, left))):
+    while piece := file.read(min(PIECE, left)):
         digest.update(piece)
         left -= len(piece)
-    return line if line and digest.hexdigest() == line[2].decode() else None
+    return line if digest.hexdigest() == line[2].decode() else None
 
 
 def _is_whole(path: Path) -> bool:
@@ -99,7 +104,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _sync(folder: Path) -> None:
-    """Make the folder's entries outlast a power cut."""
+    """Write the folder's entries to the disk, so that they outlast a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -109,51 +114,91 @@ def _sync(folder: Path) -> None:
 
 def read_file(path: Path) -> dict:
     """The state in one file, checked by its hash before it is unpickled as plain data only."""
+    raw, line = _checked_bytes(path)
+    if int(line[1]) != FORMAT:
+        newer = "; a newer nanorope wrote it" if int(line[1]) > FORMAT else ""
+        raise CheckpointError(f"{path} has format {int(line[1])}; this code reads {FORMAT}{newer}")
+    state = _unpickle(raw, path)
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} was not loaded: it does not hold a run")
+    state |= {"sha256": line[2].decode(), "path": str(path)}
+    return _without_slide(state)
+
+
+def _checked_bytes(path: Path) -> tuple[bytes, re.Match]:
+    """What torch.save wrote, and the line after it."""
     try:
         with open(path, "rb") as file:
             line = _hashed(file)
             size = file.tell()
             file.seek(0)
-            raw = io.BytesIO(file.read(size) if line else b"")
+            raw = file.read(size) if line else b""
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None
     if not line:
-        raise CheckpointError(f"{path} is damaged, or no nanorope checkpoint: its SHA-256 is off")
-    if int(line[1]) != FORMAT:
-        newer = "; a newer nanorope wrote it" if int(line[1]) > FORMAT else ""
-        raise CheckpointError(f"{path} has format {int(line[1])}; this code reads {FORMAT}{newer}")
+        raise CheckpointError(
+            f"{path} is damaged or not a nanorope checkpoint: its SHA-256 does not match"
+        )
+    return raw, line
+
+
+def _unpickle(raw: bytes, path: Path) -> object:
+    """Tensors and plain Python values; CheckpointError for anything that could run code."""
     try:
-        # torch.save compresses nothing, and torch.load would unpack a bomb of any size.
-        if sum(member.file_size for member in zipfile.ZipFile(raw).infolist()) > size:
+        # torch.save compresses nothing, and torch.load would unpack a zip bomb of any size.
+        unpacked = sum(member.file_size for member in zipfile.ZipFile(io.BytesIO(raw)).infolist())
+        if unpacked > len(raw):
             raise zipfile.BadZipFile
-        raw.seek(0)
-        state = torch.load(raw, map_location="cpu", weights_only=True)
-    except Exception as error:  # nine types of them; the hash matched, so it was written like this
-        code = "contains code" if "eights only" in str(error) else "cannot be unpacked"
-        raise CheckpointError(f"{path} was not loaded: it {code}") from None
-    if not isinstance(state, dict):
-        raise CheckpointError(f"{path} was not loaded: it holds no run")
-    return state | {"sha256": line[2].decode(), "path": str(path)}
+        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
+    except Exception as error:  # of nine types; the hash matched, so the file was made like this
+        reason = "contains code" if "eights only" in str(error) else "cannot be unpacked"
+        raise CheckpointError(f"{path} was not loaded: it {reason}") from None
+
+
+def _without_slide(state: dict) -> dict:
+    """A state whose model was trained with beyond="slide", in today's terms.
+
+    The setting changed no step of training. It showed a text to the model through a window of the
+    last block_size tokens. Now that is a setting of sampling, so the length of the window goes
+    into state["window"], and the model becomes an ordinary one.
+    """
+    config, run = state.get("config"), state.get("run")
+    if isinstance(config, dict) and config.get("beyond") == "slide":
+        state["window"] = config.get("block_size")
+        state["config"] = config | {"beyond": "extend"}
+        if isinstance(run, dict):
+            state["run"] = run | {"beyond": "extend"}
+    return state
 
 
 def read(path: str | Path) -> dict:
-    """The state in a run folder (its newest whole checkpoint) or in a file."""
+    """The state in a run folder (its newest whole checkpoint) or in a file.
+
+    state["window"] is set where a text must be shown through a window: see `_without_slide`.
+    """
     path = Path(path)
-    if not path.is_dir():
-        return read_file(path)
-    if (path / FRESH).exists():
-        print(f"{path / FRESH} is half of a save that was cut short; left alone", file=sys.stderr)
-    files = [path / name for name in (NEWEST, PREVIOUS) if (path / name).exists()]
-    if not files:
-        raise CheckpointError(f"{path} holds no checkpoint ({NEWEST}); train one into it first")
+    return _read_folder(path) if path.is_dir() else read_file(path)
+
+
+def _read_folder(folder: Path) -> dict:
+    newest, previous, fresh = folder / NEWEST, folder / PREVIOUS, folder / FRESH
+    if fresh.exists():
+        print(f"{fresh} is half of a save that was cut short; left alone", file=sys.stderr)
+    if not exists(folder):
+        raise CheckpointError(f"{folder} holds no checkpoint ({NEWEST}); train one into it first")
+    if not newest.exists():
+        return _fall_back(previous, f"{newest} is missing")
     try:
-        state, why = read_file(files[0]), f"{path / NEWEST} is missing"
+        return read_file(newest)
     except CheckpointError as error:
-        if len(files) == 1:
+        if not previous.exists():
             raise
-        state, why = read_file(files[1]), error
-    if not state["path"].endswith(NEWEST):
-        print(f"{why}; using the previous one, of step {state['iter']}", file=sys.stderr)
+        return _fall_back(previous, error)
+
+
+def _fall_back(previous: Path, reason: object) -> dict:
+    state = read_file(previous)
+    print(f"{reason}; using the previous one, of step {state.get('iter')}", file=sys.stderr)
     return state
 
 
@@ -166,17 +211,18 @@ def last_good(folder: Path) -> int | None:
 
 
 def config_of(state: dict) -> GPTConfig:
+    """The model's settings; those that are newer than the checkpoint have their defaults."""
     try:
         return GPTConfig(**state["config"])
     except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{state['path']} describes no model: {error}") from None
+        raise CheckpointError(f"{state['path']} does not describe a model: {error}") from None
 
 
-def adapt(config: GPTConfig, **overrides) -> GPTConfig:
+def with_overrides(config: GPTConfig, **overrides) -> GPTConfig:
     """`replace`, where a new rope_scaling does not inherit the settings of the one it replaces."""
     if overrides.get("rope_scaling", config.rope_scaling) != config.rope_scaling:
-        of_scaling = {"rope_factor", *KNOBS}
-        defaults = {f.name: f.default for f in fields(GPTConfig) if f.name in of_scaling}
+        of_scalings = {"rope_factor", *KNOBS}
+        defaults = {f.name: f.default for f in fields(GPTConfig) if f.name in of_scalings}
         overrides = defaults | overrides
     config = replace(config, **overrides)
     check_factor(config)
@@ -188,26 +234,30 @@ def build(state: dict, config: GPTConfig, make: type[GPT] = GPT) -> GPT:
     model = make(config)
     if not isinstance(state.get("model"), dict):
         raise CheckpointError(f"{state['path']} holds no weights")
-    _check(state["model"], model.state_dict(), state["path"])
+    _check_weights(state["model"], model.state_dict(), state["path"])
     model.load_state_dict(state["model"])
     return model
 
 
-def _check(found: dict, wanted: dict, path: str) -> None:
-    """CheckpointError naming the first tensors that are missing, surplus, misshapen, not finite."""
-    wrong = [f"{name} is missing" for name in wanted.keys() - found.keys()]
-    wrong += [f"{name} is unknown" for name in found.keys() - wanted.keys()]
-    for name in sorted(wanted.keys() & found.keys()):
-        if not isinstance(found[name], torch.Tensor) or found[name].layout != torch.strided:
-            wrong.append(f"{name} is no plain tensor")
-        elif found[name].shape != wanted[name].shape:
-            shapes = tuple(found[name].shape), tuple(wanted[name].shape)
-            wrong.append(f"{name} is {shapes[0]} there and {shapes[1]} here")
-        elif not found[name].isfinite().all():
-            wrong.append(f"{name} is not finite")
-    if wrong:
-        more = f" and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        raise CheckpointError(f"{path} does not fit: {'; '.join(sorted(wrong)[:5])}{more}")
+def _check_weights(saved: dict, expected: dict, path: str) -> None:
+    """CheckpointError that names the first five tensors that are wrong."""
+    problems = [f"{name} is missing" for name in expected.keys() - saved.keys()]
+    problems += [f"{name} is unknown" for name in saved.keys() - expected.keys()]
+    for name in saved.keys() & expected.keys():
+        problem = _problem(saved[name], expected[name])
+        if problem:
+            problems.append(f"{name} {problem}")
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(f"{path} does not fit: {'; '.join(sorted(problems)[:5])}{more}")
+
+
+def _problem(saved: object, expected: torch.Tensor) -> str | None:
+    if not isinstance(saved, torch.Tensor) or saved.layout != torch.strided:
+        return "is not a dense tensor"
+    if saved.shape != expected.shape:
+        return f"is {tuple(saved.shape)} in the checkpoint and {tuple(expected.shape)} in the model"
+    return None if saved.isfinite().all() else "is not finite"
 
 
 def load(path: str | Path, **overrides) -> tuple[GPT, dict]:
@@ -215,12 +265,13 @@ def load(path: str | Path, **overrides) -> tuple[GPT, dict]:
 
     overrides are GPTConfig fields (rope_scaling, rope_factor, beyond, ...). info holds all that was
     saved but the weights and the optimizers: iter, config, run, tokenizer, data, sha256, path.
-    Raises CheckpointError (a ValueError) naming what is wrong with the file, ValueError for an
+    Raises CheckpointError (a ValueError) that names what is wrong with the file, ValueError for an
     override that cannot be.
     """
     state = read(path)
-    model = build(state, adapt(config_of(state), **overrides)).eval()
-    return model, {k: v for k, v in state.items() if k not in ("model", "optimizers", "scaler")}
+    model = build(state, with_overrides(config_of(state), **overrides)).eval()
+    weights = ("model", "optimizers", "scaler")
+    return model, {name: value for name, value in state.items() if name not in weights}
 
 
 def describe(model: GPT) -> dict:
@@ -233,15 +284,14 @@ def exists(folder: Path) -> bool:
 
 
 def remove(folder: Path) -> None:
-    """Take a run's checkpoints away, before another run starts in its folder."""
+    """Delete a run's checkpoints, before a new run starts in its folder."""
     for name in (NEWEST, PREVIOUS, FRESH):
         (folder / name).unlink(missing_ok=True)
 
 
 def newest_run(root: str | Path = "out") -> Path:
     """The run folder with the newest checkpoint."""
-    found = [*Path(root).glob(f"*/{NEWEST}"), *Path(root).glob(f"*/{PREVIOUS}")]
-    files = sorted(found, key=lambda file: file.stat().st_mtime)
+    files = [*Path(root).glob(f"*/{NEWEST}"), *Path(root).glob(f"*/{PREVIOUS}")]
     if not files:
         raise CheckpointError(f"no run in {root}/ yet; python train.py configs/rope.py makes one")
-    return files[-1].parent
+    return max(files, key=lambda file: file.stat().st_mtime).parent

@@ -1,4 +1,7 @@
-"""Every knob of a run, and how it is set: defaults, then a file read as data, then flags."""
+"""Every setting of a run, and how it is set: defaults, then config files, then flags.
+
+A config file holds `key = value` lines. It is read as data: nothing in it is executed.
+"""
 
 import ast
 import difflib
@@ -9,11 +12,13 @@ import operator
 import re
 import shutil
 import textwrap
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 import rope
+from data.training_positions import TRAIN_POSITIONS
 from model import MAX_SIZE, GPTConfig
 from positions import EncodingConfig, PositionConfig, require
 
@@ -22,16 +27,18 @@ from positions import EncodingConfig, PositionConfig, require
 class Config(GPTConfig):
     """A run: the model's fields and these. Raises ValueError that names the field and the rule."""
 
-    name: str | None = None  # of the run (None: pos)
+    name: str | None = None  # of the run (None: the names of its config files joined, else pos)
     out_dir: str | None = None  # folder of the run (None: out/<name>)
-    dataset: str = "shakespeare"  # a known corpus (prepared when it is missing) or your own
+    dataset: str = "shakespeare"  # a built-in corpus (prepared when it is missing) or your own
     data_dir: str | None = None  # folder that holds the datasets (None: data/)
     init_from: str | None = None  # run folder or checkpoint whose weights to start from
     resume: bool = False  # continue the run in its folder
-    overwrite: bool = False  # start anew in a folder that holds a run
+    overwrite: bool = False  # replace the run in its folder
     max_iters: int = 1200  # optimizer steps
     batch_size: int = 16  # windows in a micro-step
     gradient_accumulation_steps: int = 1  # micro-steps in a step, over all processes
+    train_positions: str = "sequential"  # of training windows: sequential (0 to T - 1) or random
+    position_range: int | None = None  # random: drawn from 0 to this - 1 (None: 4 * block_size)
     optimizer: str = "adamw"  # adamw, or muon: for the blocks' matrices, and AdamW for the rest
     learning_rate: float = 2e-3  # peak of the schedule
     min_lr: float = 2e-4  # where the cosine ends
@@ -49,31 +56,16 @@ class Config(GPTConfig):
     compile: bool = False  # torch.compile the model
     seed: int = 1337  # of weights, batches and dropout
     wandb: str = "auto"  # auto, online, offline or disabled
-    wandb_project: str = "nanorope"  # where the curves of all runs lie side by side
+    wandb_project: str = "nanorope"  # the wandb project that gets the curves of all runs
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive = "max_iters batch_size gradient_accumulation_steps eval_interval log_interval"
-        for name in (*positive.split(), "eval_tokens", "lr_decay_iters"):
-            value = getattr(self, name)
-            require(value is None or value > 0, self, name, "at least 1")
-        for name in ("batch_size", "gradient_accumulation_steps"):
-            require(getattr(self, name) <= MAX_SIZE, self, name, f"at most {MAX_SIZE:,}")
-        for name in ("learning_rate", "min_lr", "warmup_iters", "weight_decay", "grad_clip"):
-            require(getattr(self, name) >= 0, self, name, "0 or more")
-        for name in ("beta1", "beta2"):
-            require(0 <= getattr(self, name) < 1, self, name, "from 0 to below 1")
-        require(0 <= self.seed < 2**63, self, "seed", "from 0 to below 2**63")
-        for name, known in CHOICES.items():
-            rule = known.replace("|", ", ").replace("[0-9]+", "1")
-            require(re.fullmatch(known, getattr(self, name)), self, name, rule)
-        named = re.fullmatch(r"[\w.-]*\w", self.name or self.pos)
-        require(named, self, "name", "letters, digits, . _ or -")
-        for name in ("out_dir", "data_dir", "init_from", "dataset", "wandb_project"):
-            text = getattr(self, name)
-            can_be = text is None or (text and text.isprintable())
-            require(can_be, self, name, "left out, or a text of signs that can be printed")
-        require(not (self.resume and self.overwrite), self, "overwrite", "left out beside resume")
+        _check_numbers(self)
+        _check_choices(self)
+        _check_texts(self)
+        _check_training_positions(self)
+        beside_resume = self.resume and self.overwrite
+        require(not beside_resume, self, "overwrite", "left out beside resume")
 
     @property
     def gpt(self) -> GPTConfig:
@@ -86,32 +78,54 @@ class Config(GPTConfig):
         return Path(self.out_dir or Path("out") / (self.name or self.pos))
 
     @property
-    def deciding(self) -> dict[str, object]:
-        """The settings that decide which weights come out, and not only where and how it shows."""
-        return {name: value for name, value in asdict(self).items() if name not in AROUND}
+    def determining(self) -> dict[str, object]:
+        """The settings that the trained weights depend on: all but the operational ones."""
+        return {name: value for name, value in asdict(self).items() if name not in OPERATIONAL}
 
     @property
     def sha256(self) -> str:
-        """A hash of the deciding settings."""
-        text = json.dumps(self.deciding, sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
+        """A hash of the determining settings."""
+        # A setting that is newer than a run must not change the hash of that run.
+        hashed = {
+            name: value
+            for name, value in self.determining.items()
+            if name in FORMAT_1 or value != DEFAULTS[name]
+        }
+        return hashlib.sha256(json.dumps(hashed, sort_keys=True).encode()).hexdigest()
 
     @property
     def tokens_per_step(self) -> int:
         return self.batch_size * self.gradient_accumulation_steps * self.block_size
 
+    @property
+    def largest_position(self) -> int:
+        """The largest position at which training may show a token."""
+        if self.train_positions == "sequential":
+            return self.block_size - 1
+        return (self.position_range or 4 * self.block_size) - 1
 
+
+DEFAULTS = {field.name: field.default for field in fields(Config)}
 CHOICES = {
-    "device": r"auto|cpu|mps|cuda|cuda:[0-9]+",
-    "optimizer": "adamw|muon",
-    "dtype": "auto|float32|bfloat16|float16",
-    "wandb": "auto|online|offline|disabled",
+    "optimizer": ("adamw", "muon"),
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "wandb": ("auto", "online", "offline", "disabled"),
+    "train_positions": TRAIN_POSITIONS,
 }
-AROUND = set(
+# These change where a run goes, how often it reports and what it runs on, not what it computes.
+OPERATIONAL = set(
     "name out_dir data_dir resume overwrite eval_interval eval_tokens log_interval device compile "
     "wandb wandb_project".split()
 )
-MAX_FILE = 65536  # bytes of a config file: more is not a config
+# The determining settings of the first release.
+FORMAT_1 = set(
+    "block_size vocab_size n_layer n_head n_kv_head n_embd dropout bias pos beyond rope_theta "
+    "rope_scaling rope_factor rope_train_len rope_fraction rope_layout beta_fast beta_slow ramp "
+    "truncate attention_factor low_freq_factor high_freq_factor dataset init_from max_iters "
+    "batch_size gradient_accumulation_steps optimizer learning_rate min_lr warmup_iters "
+    "lr_decay_iters weight_decay beta1 beta2 grad_clip dtype seed".split()
+)
+MAX_FILE = 65536  # bytes of a config file: a larger file is not a config
 PLAIN = "with a number, a text, True, False or None; a config is data and is never run"
 ARITHMETIC = {
     ast.Add: operator.add,
@@ -122,69 +136,142 @@ ARITHMETIC = {
 }
 
 
+def with_defaults(settings: dict[str, object]) -> dict[str, object]:
+    """All settings of a saved run: those it does not have are newer than it, and at defaults."""
+    return DEFAULTS | settings
+
+
+# ---- rules of single settings --------------------------------------------------------------------
+
+
+def _check_numbers(config: Config) -> None:
+    positive = "max_iters batch_size gradient_accumulation_steps eval_interval log_interval"
+    for name in (*positive.split(), "eval_tokens", "lr_decay_iters"):
+        value = getattr(config, name)
+        require(value is None or value > 0, config, name, "at least 1")
+    for name in ("batch_size", "gradient_accumulation_steps"):
+        require(getattr(config, name) <= MAX_SIZE, config, name, f"at most {MAX_SIZE:,}")
+    for name in ("learning_rate", "min_lr", "warmup_iters", "weight_decay", "grad_clip"):
+        require(getattr(config, name) >= 0, config, name, "0 or more")
+    for name in ("beta1", "beta2"):
+        require(0 <= getattr(config, name) < 1, config, name, "from 0 to below 1")
+    require(0 <= config.seed < 2**63, config, "seed", "from 0 to below 2**63")
+
+
+def _check_choices(config: Config) -> None:
+    for name, choices in CHOICES.items():
+        require(getattr(config, name) in choices, config, name, f"one of {', '.join(choices)}")
+    device = re.fullmatch(r"auto|cpu|mps|cuda(:[0-9]+)?", config.device)
+    require(device, config, "device", "auto, cpu, mps, cuda or cuda:NUMBER")
+
+
+def _check_texts(config: Config) -> None:
+    name = re.fullmatch(r"[\w.-]*\w", config.name or config.pos)
+    require(name, config, "name", "letters, digits, . _ or -")
+    for name in ("out_dir", "data_dir", "init_from", "dataset", "wandb_project"):
+        text = getattr(config, name)
+        printable = text is None or (text and text.isprintable())
+        require(printable, config, name, "left out, or printable text")
+
+
+def _check_training_positions(config: Config) -> None:
+    size = config.position_range
+    if size is None:
+        return
+    draws = config.train_positions != "sequential"
+    require(draws, config, "position_range", "left out with train_positions 'sequential'")
+    enough = config.block_size <= size <= MAX_SIZE
+    rule = f"from block_size ({config.block_size}) to {MAX_SIZE:,}"
+    require(enough, config, "position_range", rule)
+
+
+# ---- from the command line to a Config -----------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    value: Any
+    origin: str  # where it was set, for error messages: FILE:LINE or --FLAG
+
+
 def load(argv: list[str]) -> Config:
-    """Config from `[FILE.py] [--key=value | --key value | --switch ...]`.
+    """Config from `[FILE.py ...] [--key=value | --key value | --switch ...]`.
 
-    Raises ValueError with one sentence that names the setting and where it was set. Nothing of a
-    file is executed.
+    A later file wins over an earlier one, a flag over every file. The run is named after its
+    files unless one of them or a flag names it. Raises ValueError with one sentence that says
+    which setting is wrong and where it was set.
     """
-    values, origins = {}, {}
-    for key, value, origin in _settings(argv):
-        if key in values and origins[key].startswith("--") == origin.startswith("--"):
-            raise ValueError(f"{origin}: {key} is set twice; the first time at {origins[key]}")
-        values[key], origins[key] = value, origin
-    try:
-        return Config(**values)
-    except ValueError as error:
-        origin = origins.get(str(error).split(maxsplit=1)[0])
-        raise ValueError(f"{error}" + (f" ({origin})" if origin else "")) from None
-
-
-def _settings(argv: list[str]):
-    """Yield (key, value, where it was set): those of the file first, then the flags."""
-    files = [word for word, _ in _words(argv) if not word.startswith("--")]
-    for extra in files[1:]:
-        raise ValueError(f"{extra!r} stands after {files[0]!r}: one config file, then --key=value")
+    files, flags = _split(argv)
+    settings: dict[str, Setting] = {}
+    if files:
+        name = "-".join(Path(file).stem for file in files)
+        settings["name"] = Setting(name, "the names of the config files, joined")
     for file in files:
-        yield from _read_file(file)
-    for word, text in _words(argv):
-        if word.startswith("--"):
-            key = word[2:]
-            yield key, _parse(key, text, word), word
+        settings |= _by_name(_read_file(file))
+    settings |= _by_name(_read_flags(flags))
+    try:
+        return Config(**{name: setting.value for name, setting in settings.items()})
+    except ValueError as error:
+        name = str(error).split(maxsplit=1)[0]  # `require` begins with the setting's name
+        if name not in settings:
+            raise
+        raise ValueError(f"{error} ({settings[name].origin})") from None
 
 
-def _words(argv: list[str]):
-    """Split a command line into (word, value): `--key=value`, `--key value`, `--switch`, FILE."""
-    rest = list(argv)
+def _split(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """Config files, and (flag, text of its value), each in the order of the command line."""
+    files, flags, rest = [], [], list(argv)
     while rest:
-        word, equals, text = rest.pop(0).partition("=")
-        if not word.startswith("--"):
-            if word.startswith("-") or not word.endswith(".py"):
-                raise ValueError(f"{word!r} is neither a --setting nor a config file (.py)")
-            yield word + equals + text, None
-            continue
-        if not equals and _kind(word[2:], word) is bool:
-            text = rest.pop(0) if rest and rest[0].lower() in ("true", "false") else "True"
-        elif not equals:
-            if not rest or rest[0].startswith("--"):  # a negative number has one dash
-                raise ValueError(f"{word} needs a value: {word}=VALUE")
-            text = rest.pop(0)
-        yield word, text
+        word = rest.pop(0)
+        if word.startswith("--"):
+            flag, equals, text = word.partition("=")
+            flags.append((flag, text if equals else _value_after(flag, rest)))
+        elif word.startswith("-") or not word.endswith(".py"):
+            raise ValueError(f"{word!r} is neither a --setting nor a config file (.py)")
+        else:
+            files.append(word)
+    return files, flags
 
 
-def _kind(key: str, origin: str) -> type:
+def _value_after(flag: str, rest: list[str]) -> str:
+    """Take the value of `--key value` from the rest of the command line; a switch needs none."""
+    if _type_of(flag[2:], flag) is bool:
+        has_value = rest and rest[0].lower() in ("true", "false")
+        return rest.pop(0) if has_value else "True"
+    if not rest or rest[0].startswith("--"):  # a negative number has one dash
+        raise ValueError(f"{flag} needs a value: {flag}=VALUE")
+    return rest.pop(0)
+
+
+def _by_name(settings: Iterable[tuple[str, Setting]]) -> dict[str, Setting]:
+    """The settings of one file, or of all flags; ValueError where one of them is set twice."""
+    by_name: dict[str, Setting] = {}
+    for name, setting in settings:
+        if name in by_name:
+            first = by_name[name].origin
+            raise ValueError(f"{setting.origin}: {name} is set twice; the first time at {first}")
+        by_name[name] = setting
+    return by_name
+
+
+def _type_of(name: str, origin: str) -> Any:
     """The annotated type of a setting; ValueError with the nearest name where there is none."""
     hints = get_type_hints(Config)
-    if key not in hints:
-        near = difflib.get_close_matches(key, hints, 1)
+    if name not in hints:
+        near = difflib.get_close_matches(name, hints, 1)
         hint = f"did you mean {near[0]}?" if near else "--help lists all settings"
-        raise ValueError(f"{origin}: there is no setting {key!r}; {hint}")
-    return hints[key]
+        raise ValueError(f"{origin}: there is no setting {name!r}; {hint}")
+    return hints[name]
 
 
-def _parse(key: str, text: str, origin: str):
+def _read_flags(flags: list[tuple[str, str]]) -> Iterator[tuple[str, Setting]]:
+    for flag, text in flags:
+        name = flag[2:]
+        yield name, Setting(_parse(name, text, flag), flag)
+
+
+def _parse(name: str, text: str, origin: str) -> Any:
     """The value that a flag's text stands for, by the type of its setting."""
-    kind = _kind(key, origin)
+    kind = _type_of(name, origin)
     kinds = getattr(kind, "__args__", (kind,))
     if str in kinds:
         return None if type(None) in kinds and text.lower() == "none" else text
@@ -193,36 +280,44 @@ def _parse(key: str, text: str, origin: str):
         return _evaluate(ast.parse(words.get(text.lower(), text), mode="eval").body)
     except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         rule = f"of type {kinds[0].__name__}"
-        raise ValueError(f"{origin}: {key} cannot be {text!r}; it must be {rule}") from None
+        raise ValueError(f"{origin}: {name} cannot be {text!r}; it must be {rule}") from None
 
 
-def _read_file(file: str):
-    """Yield (key, value, `file:line`) of each `key = value` line; refuse anything else."""
+def _read_file(file: str) -> Iterator[tuple[str, Setting]]:
+    """The settings of a config file, line by line; anything that is not `key = value` is refused.
+
+    Python's own parser splits the text into statements, and `_evaluate` takes literals only: the
+    file is never imported, compiled or executed.
+    """
+    text = _text_of(file)
+    for statement in _statements(file, text):
+        origin = f"{file}:{statement.lineno}"
+        if _is_docstring(statement):
+            continue
+        try:
+            (target,), value = statement.targets, _evaluate(statement.value)
+            name = target.id
+        except (AttributeError, ValueError, ArithmeticError, RecursionError):
+            code = ast.get_source_segment(text, statement).splitlines()[0][:60]
+            raise ValueError(f"{origin}: `{code}` is not `key = value` {PLAIN}") from None
+        _type_of(name, origin)  # refuses an unknown name
+        yield name, Setting(value, origin)
+
+
+def _text_of(file: str) -> str:
     try:
         with open(file, "rb") as f:
             raw = f.read(MAX_FILE + 1)
         if len(raw) > MAX_FILE:
             raise ValueError(f"{file} is larger than {MAX_FILE} bytes: not a config file")
-        text = raw.decode()
+        return raw.decode()
     except OSError as error:
         raise ValueError(f"{file}: {error.strerror}; the configs are in configs/") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 at byte {error.start}: not a config file") from None
-    for line in _lines(file, text):
-        origin = f"{file}:{line.lineno}"
-        if isinstance(line, ast.Expr) and isinstance(getattr(line.value, "value", None), str):
-            continue  # a docstring
-        try:
-            ((name,), value) = line.targets, _evaluate(line.value)
-            key = name.id
-        except (AttributeError, ValueError, ArithmeticError, RecursionError):
-            code = ast.get_source_segment(text, line).splitlines()[0][:60]
-            raise ValueError(f"{origin}: `{code}` is not `key = value` {PLAIN}") from None
-        _kind(key, origin)
-        yield key, value, origin
 
 
-def _lines(file: str, text: str) -> list[ast.stmt]:
+def _statements(file: str, text: str) -> list[ast.stmt]:
     try:
         return ast.parse(text.removeprefix("\ufeff")).body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
@@ -231,18 +326,32 @@ def _lines(file: str, text: str) -> list[ast.stmt]:
         raise ValueError(f"{file}:{line}: this is not `key = value` {PLAIN}") from None
 
 
-def _evaluate(node: ast.expr):
+def _is_docstring(statement: ast.stmt) -> bool:
+    if not isinstance(statement, ast.Expr):
+        return False
+    return isinstance(getattr(statement.value, "value", None), str)
+
+
+def _evaluate(node: ast.expr) -> Any:
     """A literal, or arithmetic on numbers; ValueError for anything else."""
-    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
-        return node.value
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        return -_number(node.operand)
-    if isinstance(node, ast.BinOp) and type(node.op) in ARITHMETIC:
-        value = ARITHMETIC[type(node.op)](_number(node.left), _number(node.right))
-        if isinstance(value, int) and abs(value) >= 2**63:  # Python would count on, and not print
-            raise ValueError("too large")
-        return value
+    match node:
+        case ast.Constant(value=int() | float() | str() | None):
+            return node.value
+        case ast.UnaryOp(op=ast.USub()):
+            return -_number(node.operand)
+        case ast.BinOp():
+            return _calculate(node)
     raise ValueError("not a literal")
+
+
+def _calculate(node: ast.BinOp) -> int | float:
+    operation = ARITHMETIC.get(type(node.op))
+    if operation is None:
+        raise ValueError("not one of + - * / //")
+    value = operation(_number(node.left), _number(node.right))
+    if isinstance(value, int) and abs(value) >= 2**63:  # its digits could take minutes
+        raise ValueError("too large")
+    return value
 
 
 def _number(node: ast.expr) -> int | float:
@@ -250,6 +359,9 @@ def _number(node: ast.expr) -> int | float:
     if type(value) not in (int, float):
         raise ValueError("not a number")
     return value
+
+
+# ---- help ----------------------------------------------------------------------------------------
 
 
 def meanings() -> dict[str, str]:
@@ -263,9 +375,12 @@ def describe(usage: str) -> str:
     """The text of --help: usage, then every setting with its default and its meaning."""
     lines, comments = [usage, ""], meanings()
     width = shutil.get_terminal_size((100, 24)).columns - 1
-    for field in fields(Config):
-        setting, meaning = f"  --{field.name}={field.default}", comments[field.name]
-        whole = f"{setting:<34} {meaning}"
-        narrow = textwrap.wrap(meaning, max(width - 6, 20))
-        lines += [whole] if len(whole) <= width else [setting, *(f"      {n}" for n in narrow)]
+    for name, default in DEFAULTS.items():
+        setting, meaning = f"  --{name}={default}", comments[name]
+        line = f"{setting:<34} {meaning}"
+        if len(line) <= width:
+            lines.append(line)
+        else:
+            wrapped = textwrap.wrap(meaning, max(width - 6, 20))
+            lines += [setting, *(f"      {part}" for part in wrapped)]
     return "\n".join(lines)

@@ -8,23 +8,33 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
-from runtime import errors
+PATIENCE = timedelta(minutes=10)  # how long processes wait for one that evaluates or downloads
 
-PATIENCE = timedelta(minutes=10)  # that processes wait for one that evaluates, saves, downloads
+
+class Process(NamedTuple):
+    """One process of a run, as torchrun numbers them."""
+
+    rank: int = 0
+    world: int = 1  # number of processes
+    local_rank: int = 0  # rank on this machine
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """auto: cuda, else mps, else cpu. ValueError where torch does not see the one asked for."""
-    seen = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    seen["cpu"] = True
+    """auto: cuda, else mps, else cpu. ValueError where torch does not see the device."""
+    available = {
+        "cuda": torch.cuda.is_available(),
+        "mps": torch.backends.mps.is_available(),
+        "cpu": True,
+    }
     if name == "auto":
-        name = next(kind for kind, there in seen.items() if there)
-    if not seen.get(name.partition(":")[0]):
+        name = next(kind for kind in available if available[kind])
+    if not available.get(name.partition(":")[0]):
         raise ValueError(f"device is {name!r}, which torch does not see here; try auto or cpu")
     device = torch.device(f"cuda:{local_rank}" if name == "cuda" else name)
     if device.type == "cuda":
@@ -45,8 +55,8 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def place(ids: np.ndarray, device: torch.device) -> torch.Tensor:
-    """Token ids on the device; a GPU fetches them itself, from pinned memory, while we go on."""
+def to_device(ids: np.ndarray, device: torch.device) -> torch.Tensor:
+    """int64 ids on the device; a GPU copies them from pinned memory while the CPU continues."""
     tensor = torch.from_numpy(ids)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -57,69 +67,76 @@ def commit() -> str | None:
     """The commit of this code, `-dirty` where files differ; None where git cannot tell."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
-        found = subprocess.run(
+        done = subprocess.run(
             command, cwd=Path(__file__).parent.parent, capture_output=True, check=False
         )
     except OSError:
         return None
-    return found.stdout.decode().strip() or None
+    return done.stdout.decode().strip() or None
 
 
 @contextmanager
-def processes() -> Iterator[tuple[int, int, int]]:
-    """(rank, number of processes, local rank) of this process under torchrun, or (0, 1, 0)."""
+def processes() -> Iterator[Process]:
+    """This process under torchrun, joined with the others; Process(0, 1, 0) without torchrun."""
     if "RANK" not in os.environ:
-        yield 0, 1, 0
+        yield Process()
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     store, rank, world = next(dist.rendezvous("env://", timeout=PATIENCE))
-    # torchrun's store outlives a restart, and what the dead wrote there must not be read again.
+    # torchrun's store outlives a restart: keys that dead processes wrote must not be read again.
     store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
-    yield rank, world, int(os.environ["LOCAL_RANK"])
+    yield Process(rank, world, int(os.environ["LOCAL_RANK"]))
     gc.collect()  # a model that DDP wraps still holds the group, whose threads must not outlive us
-    dist.destroy_process_group()  # after an error it would wait for the others, who wait for us
+    # Not in a `finally`: after an error it would wait for the others, which wait for this process.
+    dist.destroy_process_group()
 
 
-def agree(mine: dict[str, object]) -> None:
+def check_same_on_all_ranks(values: dict[str, object]) -> None:
     """ValueError, in all processes, where they were not started with the same values."""
     if not dist.is_initialized():
         return
-    everyone: list[dict] = [{}] * dist.get_world_size()
-    dist.all_gather_object(everyone, mine)
-    for rank, theirs in enumerate(everyone):
-        for name, value in everyone[0].items():
+    by_rank: list[dict] = [{}] * dist.get_world_size()
+    dist.all_gather_object(by_rank, values)
+    for rank, theirs in enumerate(by_rank):
+        for name, value in by_rank[0].items():
             if theirs[name] != value:
-                raise ValueError(f"{name} is {theirs[name]} in process {rank}, {value} in process "
-                                 "0; start all with the same settings and data")  # fmt: skip
+                raise ValueError(
+                    f"{name} is {theirs[name]} in process {rank}, {value} in process 0; "
+                    "start all with the same settings and data"
+                )
 
 
 class Stop:
-    """SIGTERM and Ctrl-C ask a run to end after its step; a second Ctrl-C ends it at once."""
-
-    EXIT: dict[int, int] = {  # noqa: RUF012
-        signal.SIGTERM: errors.TERMINATED,
-        signal.SIGINT: errors.INTERRUPTED,
-    }
+    """SIGTERM and Ctrl-C end a run after its step; a second Ctrl-C ends it at once."""
 
     def __init__(self):
-        self.signal = 0
-        self.before = {number: signal.signal(number, self._ask) for number in self.EXIT}
+        self.received: signal.Signals | None = None  # by this process
+        self.handlers_before = {
+            number: signal.signal(number, self._receive)
+            for number in (signal.SIGTERM, signal.SIGINT)
+        }
 
     def release(self) -> None:
-        """What a signal did before, it does again."""
-        for number, handler in self.before.items():
+        """Give the signals back to the handlers that had them."""
+        for number, handler in self.handlers_before.items():
             signal.signal(number, handler)
 
-    def _ask(self, number: int, frame) -> None:
-        if number == self.signal == signal.SIGINT:
+    def _receive(self, number: int, frame) -> None:
+        if number == self.received == signal.SIGINT:
             raise KeyboardInterrupt
-        self.signal = number
+        self.received = signal.Signals(number)
 
-    def asked(self, device: torch.device) -> int:
-        """The signal that any of the processes has got, or 0. All of them must call this."""
-        if dist.is_initialized():
-            highest = torch.tensor(self.signal, device=device)
-            dist.all_reduce(highest, dist.ReduceOp.MAX)
-            self.signal = int(highest)
-        return self.signal
+    def on_any_process(self, device: torch.device) -> signal.Signals | None:
+        """The signal that some process has received, or None: the same answer in all of them.
+
+        All processes must call this, and each waits here for the others.
+        """
+        if not dist.is_initialized():
+            return self.received
+        highest = torch.tensor(int(self.received or 0), device=device)
+        dist.all_reduce(highest, dist.ReduceOp.MAX)
+        if not highest:
+            return None  # `received` is left alone: a signal may have come since
+        self.received = signal.Signals(int(highest))
+        return self.received

@@ -1,15 +1,11 @@
-"""Everything in place for the first step: data, folder, weights, optimizer."""
+"""From a Config to a Run: machine, data, weights and optimizers in place for the first step."""
 
-import errno
-import fcntl
-import json
-import os
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -20,25 +16,22 @@ from torch.nn.parallel import DistributedDataParallel
 import data
 import data.prepare
 from evaluation.scoring import HeldOut
-from model import GPT
-from positions import check_factor
-from runtime import checkpoint, errors
-from runtime.config import Config
-from runtime.device import agree, pick_device, pick_dtype
-from runtime.log import note, noted
+from model import GPT, GPTConfig
+from positions import KNOBS, check_factor, require
+from runtime import checkpoint
+from runtime.config import Config, with_defaults
+from runtime.device import Process, check_same_on_all_ranks, pick_device, pick_dtype
 
-FIXED = ("pos", "n_head", "kv_heads", "rope_layout", "rope_fraction")  # shapes do not show these
-
-
-class BusyError(ValueError):
-    """Another run holds the folder."""
-
-    exit_code = errors.BUSY
+# What a run may change that starts from another's weights; all else belongs to the weights.
+FREE = {"block_size", "vocab_size", "dropout", "beyond", "rope_theta", "rope_scaling", *KNOBS}
+FREE |= {"rope_factor", "rope_train_len"}
+ALONE = Process(rank=0, world=1, local_rank=0)
+RESUMABLE = {"run", "data", "optimizers", "scaler", "iter", "skipped", "run_id"}
 
 
 @dataclass
 class Run:
-    """All that a step needs."""
+    """All that a step needs, and how far the run is."""
 
     config: Config
     data: data.Dataset
@@ -53,13 +46,94 @@ class Run:
     held_out: HeldOut
     run_id: str  # readable, since wandb names folders by it
     iter: int = 0  # optimizer steps done
-    skipped: int = 0  # the last ones of them that float16 overflow left without effect
-    row: dict = field(default_factory=dict)  # of `iter`, where its evaluation is still to come
+    skipped: int = 0  # how many of the last steps had no effect, because float16 overflowed
+    row: dict = field(default_factory=dict)  # of step `iter`, while its evaluation is due
+    window: int | None = None  # see checkpoint.read; kept for whoever samples from the run
 
     @property
-    def autocast(self):
+    def evaluation_due(self) -> bool:
+        """Whether step `iter` must still be evaluated: a signal may cut an evaluation off."""
+        return bool(self.row)
+
+    @property
+    def autocast(self) -> AbstractContextManager:
         mixed = self.dtype != torch.float32
         return torch.autocast(self.device.type, self.dtype) if mixed else nullcontext()
+
+    def state(self) -> dict:
+        """What a checkpoint holds: the weights, and all that a resumed run goes on from."""
+        window = {} if self.window is None else {"window": self.window}
+        return {
+            **checkpoint.describe(self.model),
+            **numerics(self.device, self.dtype),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.scaler.state_dict(),
+            "iter": self.iter,
+            "skipped": self.skipped,
+            "row": self.row,
+            "run": asdict(self.config),
+            "config_sha256": self.config.sha256,
+            "run_id": self.run_id,
+            "data": self.data.fingerprint,
+            "tokenizer": self.data.meta["tokenizer"],
+            **window,
+        }
+
+    def restore(self, state: dict) -> None:
+        """Take over from a checkpoint all but the weights."""
+        if len(state["optimizers"]) != len(self.optimizers):
+            raise checkpoint.CheckpointError(
+                f"{state['path']} holds the state of an optimizer other than "
+                f"{self.config.optimizer}; set optimizer to the one it was trained with"
+            )
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            # The moments come from the checkpoint, weight decay and betas from the config.
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict(saved | {"param_groups": groups})
+        self.scaler.load_state_dict(state["scaler"])
+        self.iter, self.skipped, self.run_id = state["iter"], state["skipped"], state["run_id"]
+        self.row = state.get("row", {})  # the first checkpoints of format 1 lack it
+        self.window = state.get("window")
+
+
+def setup(config: Config, process: Process = ALONE, make: type[GPT] = GPT) -> Run:
+    """Everything in place for the first step: from nothing, from weights, or from a checkpoint.
+
+    `make` is the model's class. ValueError where the config does not fit data, machine or
+    checkpoint; nothing is written before this returns, except a corpus that is prepared.
+    """
+    device, dtype = choose_machine(config, process)
+    dataset = open_data(config, process)
+    config, state = settle_config(config, dataset)
+    check_all_ranks_agree(config, dataset, state)
+    model = build_model(config, state, device, make)
+    run = Run(
+        config=config,
+        data=dataset,
+        device=device,
+        dtype=dtype,
+        rank=process.rank,
+        world=process.world,
+        model=model,
+        forward=wrap(model, config, process),
+        optimizers=make_optimizers(config, model, device),
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        held_out=HeldOut(model, dataset, config.eval_tokens),
+        run_id=new_run_id(config),
+    )
+    if config.resume:
+        run.restore(state)
+        warn_if_not_bit_exact(run, state)
+    return run
+
+
+# ---- 1. the machine ------------------------------------------------------------------------------
+
+
+def choose_machine(config: Config, process: Process) -> tuple[torch.device, torch.dtype]:
+    split_batch(config, process.world)  # refused before anything is loaded
+    device = pick_device(config.device, process.local_rank)
+    return device, pick_dtype(config.dtype, device)
 
 
 def split_batch(config: Config, world: int) -> tuple[int, int]:
@@ -69,113 +143,14 @@ def split_batch(config: Config, world: int) -> tuple[int, int]:
         return steps // world, size
     if steps == 1 and size % world == 0:
         return 1, size // world
+    nor = f", nor is batch_size {size}" if steps == 1 else ""
     raise ValueError(
-        f"gradient_accumulation_steps {steps} is not divisible by {world} processes"
-        + (f", nor is batch_size {size}" if steps == 1 else "")
+        f"gradient_accumulation_steps {steps} is not divisible by {world} processes{nor}"
     )
-
-
-def data_root(config: Config) -> Path:
-    return Path(config.data_dir) if config.data_dir else data.DATA
-
-
-def open_data(config: Config, rank: int, world: int) -> data.Dataset:
-    """The dataset; a known corpus that is missing is prepared first, by one process."""
-    root = data_root(config)
-    if rank == 0 and not data.folder_of(config.dataset, root).exists():
-        if config.dataset not in data.prepare.KNOWN:
-            known = ", ".join(data.prepare.KNOWN)
-            raise data.DataError(f"dataset {config.dataset!r} is not in {root}; `python -m "
-                                 f"data.prepare {config.dataset} --input FILE` makes it, and these "
-                                 f"are made when missing: {known}")  # fmt: skip
-        print(f"preparing {config.dataset} ...", file=sys.stderr)
-        data.prepare.prepare(config.dataset, root=root)
-    if world > 1:
-        dist.barrier()
-    return data.load(config.dataset, root)
-
-
-def fit_vocabulary(config: Config, dataset: data.Dataset) -> Config:
-    if config.vocab_size is not None and config.vocab_size < dataset.vocab_size:
-        rule = f"at least {dataset.vocab_size}, the vocabulary of {config.dataset}"
-        raise ValueError(f"vocab_size is {config.vocab_size}; it must be {rule}")
-    return replace(config, vocab_size=config.vocab_size or dataset.vocab_size)
-
-
-def optimizer_groups(model: nn.Module, weight_decay: float, without: Iterable = ()) -> list[dict]:
-    """All parameters but some, once: matrices decay, vectors (biases and norms) do not."""
-    others = {id(parameter) for parameter in without}
-    kept = [p for p in model.parameters() if id(p) not in others]
-    return [
-        {"params": [p for p in kept if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in kept if p.dim() < 2], "weight_decay": 0.0},
-    ]
-
-
-def make_optimizers(
-    config: Config, model: GPT, device: torch.device
-) -> list[torch.optim.Optimizer]:
-    """AdamW; with optimizer=muon it is left the embeddings and norms, and Muon takes the matrices
-    of the blocks, at steps of AdamW's size (arXiv:2502.16982)."""
-    hidden = [p for p in model.h.parameters() if p.dim() == 2 and config.optimizer == "muon"]
-    adamw = torch.optim.AdamW(
-        optimizer_groups(model, config.weight_decay, without=hidden),
-        betas=(config.beta1, config.beta2),
-        fused=device.type in ("cpu", "cuda"),
-    )
-    settings = {"weight_decay": config.weight_decay, "adjust_lr_fn": "match_rms_adamw"}
-    return [adamw, torch.optim.Muon(hidden, **settings)] if hidden else [adamw]
-
-
-def carry_over(config: Config, dataset: data.Dataset, state: dict) -> Config:
-    """The config of a run that starts from another's weights (init_from).
-
-    What is scaled still counts its frequencies from the length they were first trained at.
-    """
-    if state["tokenizer"] != dataset.meta["tokenizer"]:
-        raise data.DataError(f"{state['path']} was trained with another tokenizer than "
-                             f"{data_root(config) / config.dataset} is made with")  # fmt: skip
-    source = checkpoint.config_of(state)
-    for name in FIXED:
-        was, wanted = getattr(source, name), getattr(config, name)
-        if was != wanted:
-            raise ValueError(f"{name} is {wanted}; {state['path']} was trained with {was}")
-    for name in ("rope_scaling", "rope_theta"):
-        was, wanted = getattr(source, name), getattr(config, name)
-        if was != wanted:
-            print(f"{name} {was} of {state['path']} becomes {wanted}", file=sys.stderr)
-    scaled = {source.rope_scaling, config.rope_scaling} != {"none"} or source.rope_train_len
-    if config.pos == "rope" and config.rope_train_len is None and scaled:
-        config = replace(config, rope_train_len=source.train_len)
-    return config
-
-
-def check_resume(config: Config, dataset: data.Dataset, state: dict) -> Config:
-    """The config to go on with. Refuses weights alone, another model, and other data."""
-    if not state.keys() >= {"run", "data", "optimizers", "scaler", "iter", "skipped", "run_id"}:
-        raise checkpoint.CheckpointError(f"{state['path']} holds weights but no run to resume; "
-                                         "start from them with --init_from")  # fmt: skip
-    asked = {name: value for name, value in asdict(config.gpt).items() if value is not None}
-    differs = [f"{name}: checkpoint {state['config'].get(name)}, config {value}"
-               for name, value in asked.items() if state["config"].get(name) != value]  # fmt: skip
-    if differs:
-        raise checkpoint.CheckpointError(f"{state['path']} is another model; {'; '.join(differs)}. "
-                                         "Leave these settings out")  # fmt: skip
-    for split, digest in state["data"].items():
-        if dataset.fingerprint[split] != digest:
-            name = data_root(config) / config.dataset / f"{split}.bin"
-            raise data.DataError(f"{name} changed since the checkpoint (its sha256 differs); put "
-                                 "the old file back, or start anew with --init_from")  # fmt: skip
-    config = replace(config, **state["config"])
-    for name, value in config.deciding.items():
-        if state["run"].get(name) != value:
-            print(f"{name} was {state['run'].get(name)}, is {value}: not the run it would have "
-                  "been", file=sys.stderr)  # fmt: skip
-    return config
 
 
 def numerics(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
-    """What the last digits of a run's numbers depend on, beside its settings."""
+    """What the last digits of a run's numbers depend on, apart from its settings."""
     return {
         "torch": str(torch.__version__),  # a class of its own otherwise
         "threads": torch.get_num_threads(),
@@ -184,110 +159,227 @@ def numerics(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
     }
 
 
-def check_numerics(state: dict, device: torch.device, dtype: torch.dtype) -> None:
-    """Say so where a resumed run will not be what it would have been, to the last digit."""
-    here = numerics(device, dtype).items()
-    # The first checkpoints of format 1 lack device and dtype.
-    new = [f"{name} {state[name]} -> {now}" for name, now in here if state.get(name, now) != now]
-    if new:
-        print(f"not bit-exact from here on: {', '.join(new)}", file=sys.stderr)
+def warn_if_not_bit_exact(run: Run, state: dict) -> None:
+    """Say where the last digits of a resumed run will differ from those of an uninterrupted one."""
+    changes = []
+    for name, value in numerics(run.device, run.dtype).items():
+        saved = state.get(name, value)  # the first checkpoints of format 1 lack device and dtype
+        if saved != value:
+            changes.append(f"{name} {saved} -> {value}")
+    if changes and run.rank == 0:
+        print(f"not bit-exact from here on: {', '.join(changes)}", file=sys.stderr)
+
+
+# ---- 2. data -------------------------------------------------------------------------------------
+
+
+def data_root(config: Config) -> Path:
+    return Path(config.data_dir) if config.data_dir else data.DATA
+
+
+def open_data(config: Config, process: Process) -> data.Dataset:
+    """The dataset; a built-in corpus that is missing is prepared first, by one process."""
+    root = data_root(config)
+    if process.rank == 0 and not data.folder_of(config.dataset, root).exists():
+        if config.dataset not in data.prepare.KNOWN:
+            raise data.DataError(
+                f"dataset {config.dataset!r} is not in {root}; `python -m data.prepare "
+                f"{config.dataset} --input FILE` makes it, and these are made when missing: "
+                f"{', '.join(data.prepare.KNOWN)}"
+            )
+        print(f"preparing {config.dataset} ...", file=sys.stderr)
+        data.prepare.prepare(config.dataset, root=root)
+    if process.world > 1:
+        dist.barrier()
+    return data.load(config.dataset, root)
+
+
+def fit_vocabulary(config: Config, dataset: data.Dataset) -> Config:
+    """With the vocabulary of the dataset, unless the config asks for a larger one."""
+    if config.vocab_size is None:
+        return replace(config, vocab_size=dataset.vocab_size)
+    rule = f"at least {dataset.vocab_size}, the vocabulary of {config.dataset}"
+    require(config.vocab_size >= dataset.vocab_size, config, "vocab_size", rule)
+    return config
 
 
 def check_windows(config: Config, dataset: data.Dataset) -> None:
-    """Is there a window at all, and is it one of the task's?"""
-    if dataset.every not in (1, config.block_size + 1):
-        rule = f"{dataset.every - 1}, the length of the windows that {config.dataset} is made of"
+    """Refuse a block_size for which the data has no window, or not one of its task's."""
+    stride = dataset.window_stride
+    if stride not in (1, config.block_size + 1):
+        rule = f"{stride - 1}, the length of the windows that {config.dataset} is made of"
         raise ValueError(f"block_size is {config.block_size}; it must be {rule}")
     data.batch(dataset.train, 1, config.block_size, config.seed, 0)
 
 
-@contextmanager
-def claim_folder(config: Config) -> Iterator[None]:
-    """Make the run's folder and hold it; refuse one that holds another run, or is in use."""
-    folder = config.folder
-    if checkpoint.exists(folder) and not (config.resume or config.overwrite):
-        raise ValueError(f"{folder} holds a run already (step {checkpoint.last_good(folder)}): "
-                         "--resume continues it, --overwrite starts anew, --name or --out_dir "
-                         "leaves it alone")  # fmt: skip
-    if config.resume and not checkpoint.exists(folder):
-        raise checkpoint.CheckpointError(f"{folder} holds no checkpoint to resume from; "
-                                         "leave out --resume to start there")  # fmt: skip
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(errno.EACCES, "it is not writable")
-        held = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise OSError(error.errno, f"out_dir cannot be used, {error.strerror}", folder) from None
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # gone with the process, however it ends
-        note(folder, pid=os.getpid())
-        yield
-    except BlockingIOError:
-        raise BusyError(f"{folder} is in use by another run (pid {noted(folder).get('pid')}); "
-                        "choose another out_dir") from None  # fmt: skip
-    finally:
-        os.close(held)
+# ---- 3. the config, and the checkpoint to start from ---------------------------------------------
 
 
-def enter_folder(config: Config) -> None:
-    """Data, model and windows are there: now an overwritten run may go, and config.json comes."""
-    if not config.resume:
-        checkpoint.remove(config.folder)
-    text = json.dumps(asdict(config), indent=1)
-    (config.folder / "config.json").write_text(text + "\n")
-    note(config.folder, state="running", exit_code=None, launcher=os.getppid())
-
-
-def leave_folder(config: Config, code: int) -> None:
-    states = {errors.DONE: "done", errors.INTERRUPTED: "stopped", errors.TERMINATED: "stopped"}
-    note(config.folder, state=states.get(code, "failed"), exit_code=code)
-
-
-def restore(run: Run, state: dict) -> None:
-    """What a checkpoint holds beside the weights."""
-    if len(state.get("optimizers", ())) != len(run.optimizers):
-        raise checkpoint.CheckpointError(f"{state['path']} holds the state of another "
-                                         f"optimizer than {run.config.optimizer}")  # fmt: skip
-    for optimizer, kept in zip(run.optimizers, state["optimizers"], strict=True):
-        # The moments of the checkpoint, the settings of the config.
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict(kept | {"param_groups": groups})
-    run.scaler.load_state_dict(state["scaler"])
-    run.iter, run.skipped, run.run_id = state["iter"], state["skipped"], state["run_id"]
-    run.row = state.get("row", {})  # the first checkpoints of format 1 lack it
-
-
-def start(config: Config, rank: int, world: int, local_rank: int, make: type[GPT] = GPT) -> Run:
-    """Everything in place for the first step: from nothing, from weights, or from a checkpoint."""
-    split_batch(config, world)
-    device = pick_device(config.device, local_rank)
-    dtype = pick_dtype(config.dtype, device)
-    dataset, state = open_data(config, rank, world), None
-    config = fit_vocabulary(config, dataset)
+def settle_config(config: Config, dataset: data.Dataset) -> tuple[Config, dict | None]:
+    """(the final config, the checkpoint's state); the state is None for a run from nothing."""
+    config, state = fit_vocabulary(config, dataset), None
     check_windows(config, dataset)
     if config.resume:
         state = checkpoint.read(config.folder)
-        config = check_resume(config, dataset, state)
-        if rank == 0:
-            check_numerics(state, device, dtype)
+        config = config_for_resuming(config, dataset, state)
     elif config.init_from:
         state = checkpoint.read(config.init_from)
-        config = carry_over(config, dataset, state)
+        config = config_for_finetuning(config, dataset, state)
     check_factor(config)
-    same = asdict(config) | {f"{split}.bin": sha for split, sha in dataset.fingerprint.items()}
-    agree(same | {"data_dir": None, "checkpoint": state and state["sha256"]})
+    return config, state
+
+
+def config_for_resuming(config: Config, dataset: data.Dataset, state: dict) -> Config:
+    """The config to go on with. Refuses weights alone, a different model, and different data."""
+    path = state["path"]
+    if not state.keys() >= RESUMABLE:
+        raise checkpoint.CheckpointError(
+            f"{path} holds weights but no run to resume; start from them with --init_from"
+        )
+    saved = asdict(checkpoint.config_of(state))
+    changes = []
+    for name, value in asdict(config.gpt).items():
+        if value is not None and value != saved[name]:
+            changes.append(f"{name}: checkpoint {saved[name]}, config {value}")
+    if changes:
+        raise checkpoint.CheckpointError(
+            f"{path} holds a different model ({'; '.join(changes)}); leave these settings out"
+        )
+    check_data_unchanged(config, dataset, state)
+    config = replace(config, **saved)
+    warn_of_changes(config, state)
+    return config
+
+
+def check_data_unchanged(config: Config, dataset: data.Dataset, state: dict) -> None:
+    for split, digest in state["data"].items():
+        if dataset.fingerprint[split] != digest:
+            file = data_root(config) / config.dataset / f"{split}.bin"
+            raise data.DataError(
+                f"{file} changed since the checkpoint (its sha256 differs); put the old file "
+                "back, or start a new run with --init_from"
+            )
+
+
+def warn_of_changes(config: Config, state: dict) -> None:
+    saved = with_defaults(state["run"])
+    for name, value in config.determining.items():
+        if saved[name] != value:
+            print(
+                f"{name} was {saved[name]}, is {value}: not the run it would have been",
+                file=sys.stderr,
+            )
+
+
+def config_for_finetuning(config: Config, dataset: data.Dataset, state: dict) -> Config:
+    """The config of a run that starts from the weights of another (init_from).
+
+    Scaled frequencies count from the length that the weights were first trained at.
+    """
+    check_tokenizer(config, dataset, state)
+    source = checkpoint.config_of(state)
+    check_same_architecture(config, source, state["path"])
+    scales = {source.rope_scaling, config.rope_scaling} != {"none"} or source.rope_train_len
+    if config.pos == "rope" and config.rope_train_len is None and scales:
+        config = replace(config, rope_train_len=source.train_len)
+    return config
+
+
+def check_tokenizer(config: Config, dataset: data.Dataset, state: dict) -> None:
+    if state["tokenizer"] != dataset.meta["tokenizer"]:
+        folder = data_root(config) / config.dataset
+        raise data.DataError(
+            f"{state['path']} was trained with a different tokenizer than {folder} was prepared "
+            "with; prepare the dataset with that tokenizer"
+        )
+
+
+def check_same_architecture(config: Config, source: GPTConfig, path: str) -> None:
+    """Refuse a model that the weights would fit and that is not theirs; print what may change."""
+    fixed = {field.name for field in fields(GPTConfig)} - FREE - {"n_kv_head"} | {"kv_heads"}
+    for name in sorted(fixed):
+        saved, value = getattr(source, name), getattr(config, name)
+        if saved != value:
+            raise ValueError(f"{name} is {value}; it must be {saved}, as {path} was trained with")
+    for name in ("rope_scaling", "rope_theta"):
+        saved, value = getattr(source, name), getattr(config, name)
+        if saved != value:
+            print(f"{name} {saved} of {path} becomes {value}", file=sys.stderr)
+
+
+# ---- 4. all processes alike ----------------------------------------------------------------------
+
+
+def check_all_ranks_agree(config: Config, dataset: data.Dataset, state: dict | None) -> None:
+    values = asdict(config)
+    values["data_dir"] = None  # machines may keep the same files in different places
+    for split, digest in dataset.fingerprint.items():
+        values[f"{split}.bin"] = digest
+    values["checkpoint"] = state["sha256"] if state else None
+    check_same_on_all_ranks(values)
+
+
+# ---- 5. the model and its optimizers -------------------------------------------------------------
+
+
+def build_model(
+    config: Config, state: dict | None, device: torch.device, make: type[GPT] = GPT
+) -> GPT:
+    """A model in training mode on the device: with seeded weights, or those of a checkpoint."""
     torch.manual_seed(config.seed)
     model = checkpoint.build(state, config.gpt, make) if state else make(config.gpt)
-    model.to(device).train()
+    largest = config.largest_position
+    rule = f"at most {model.max_length}, the positions of pos {config.pos!r} (None is 4 * block_size)"
+    require(largest < model.max_length, config, "position_range", rule)
+    return model.to(device).train()
+
+
+def wrap(model: GPT, config: Config, process: Process) -> nn.Module:
+    """The model as a step calls it: compiled, and with gradients averaged over processes."""
     forward = torch.compile(model) if config.compile else model
-    forward = DistributedDataParallel(forward) if world > 1 else forward
-    optimizers = make_optimizers(config, model, device)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype == torch.float16)
-    run_id = f"{re.sub(r'[^a-zA-Z0-9._-]', '-', config.folder.name)}-{time.strftime('%m%d-%H%M%S')}"
-    machine = device, dtype, rank, world
-    held_out = HeldOut(model, dataset, config.eval_tokens)
-    run = Run(config, dataset, *machine, model, forward, optimizers, scaler, held_out, run_id)
-    if config.resume:
-        restore(run, state)
-    return run
+    return DistributedDataParallel(forward) if process.world > 1 else forward
+
+
+def optimizer_groups(model: GPT, weight_decay: float, without: Iterable = ()) -> list[dict]:
+    """All parameters but some, once: matrices decay; biases, norms and the layers' own encodings
+    do not."""
+    excluded = {id(parameter) for parameter in without}
+    of_encodings = {id(parameter) for parameter in model.encoding_parameters()}
+    matrices, vectors = [], []
+    for parameter in model.parameters():
+        if id(parameter) not in excluded:
+            decays = parameter.dim() >= 2 and id(parameter) not in of_encodings
+            group = matrices if decays else vectors
+            group.append(parameter)
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+
+
+def make_optimizers(
+    config: Config, model: GPT, device: torch.device
+) -> list[torch.optim.Optimizer]:
+    """AdamW for all parameters; with optimizer=muon, Muon for the matrices of the blocks, at steps
+    of AdamW's size (arXiv:2502.16982), and AdamW for the embeddings and norms."""
+    matrices = []
+    if config.optimizer == "muon":
+        of_encodings = {id(parameter) for parameter in model.encoding_parameters()}
+        inside = [p for p in model.h.parameters() if id(p) not in of_encodings]
+        matrices = [p for p in inside if p.dim() == 2]
+    adamw = torch.optim.AdamW(
+        optimizer_groups(model, config.weight_decay, without=matrices),
+        betas=(config.beta1, config.beta2),
+        fused=device.type in ("cpu", "cuda"),
+    )
+    if not matrices:
+        return [adamw]
+    muon = torch.optim.Muon(
+        matrices, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
+    )
+    return [adamw, muon]
+
+
+def new_run_id(config: Config) -> str:
+    folder = re.sub(r"[^a-zA-Z0-9._-]", "-", config.folder.name)
+    return f"{folder}-{time.strftime('%m%d-%H%M%S')}"

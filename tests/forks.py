@@ -55,7 +55,7 @@ def ended(pid: int, seconds: float = 60) -> int:
 def command(flags: list[str]) -> None:
     """`python train.py FLAGS`, to the exit code."""
     sys.argv = ["train.py", *flags]
-    errors.end(train.main)
+    errors.run(train.main)
 
 
 def status(folder: Path) -> dict:

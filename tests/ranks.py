@@ -1,4 +1,4 @@
-"""Two processes of a run, one of which comes to harm: under torchrun's agent, or torchrun itself.
+"""Two processes of a run, one of which has a fault: under torchrun's agent, or torchrun itself.
 
 A fault is `name@step`. As a script this file is what torchrun starts.
 """
@@ -50,9 +50,9 @@ def work(fault: str, argv: list[str], second: list[str] | None) -> None:
     original = train.train_step
 
     def faulty(state: setup.Run):
-        whose, harm = FAULTS.get(name, (None, None))
-        if rank == whose and state.iter == int(step) and not again:
-            harm()
+        faulty_rank, inject = FAULTS.get(name, (None, None))
+        if rank == faulty_rank and state.iter == int(step) and not again:
+            inject()
         return original(state)
 
     train.train_step, device.PATIENCE = faulty, timedelta(seconds=PATIENT)

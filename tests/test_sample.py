@@ -198,5 +198,5 @@ def test_a_reader_that_goes_away_is_no_error(model_in, monkeypatch):
         monkeypatch.setattr(sys, "stdout", Closed())
         monkeypatch.setattr(sys, "argv", ["sample.py", model_in()])
         with pytest.raises(SystemExit) as ended:
-            errors.end(sample.main)
+            errors.run(sample.main)
     assert ended.value.code == errors.DONE

@@ -6,23 +6,25 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 import torch
-from conftest import fingerprint, losses, rows, run, stop_at
+from conftest import fingerprint, losses, merged, rows, run, stop_at
 from transformers import get_cosine_schedule_with_warmup
 
 import configs
 import data
 import data.prepare
 import train
+from data.training_positions import TRAIN_POSITIONS
 from evaluation.scoring import HeldOut
 from model import GPT, GPTConfig
 from positions import POSITIONS
 from runtime import checkpoint
 from runtime.checkpoint import CheckpointError
-from runtime.setup import make_optimizers, optimizer_groups, split_batch
+from runtime.setup import make_optimizers, optimizer_groups, setup, split_batch
 
 
 def test_a_run_learns_and_leaves_what_it_says(flags):
@@ -50,7 +52,7 @@ def test_a_run_learns_and_leaves_what_it_says(flags):
 
 
 @pytest.mark.parametrize("pos", POSITIONS)
-def test_every_encoding_trains_and_is_watched_as_far_as_it_reads(flags, pos):
+def test_every_encoding_trains_and_is_evaluated_as_far_as_it_extrapolates(flags, pos):
     last = rows(run(flags, f"--pos={pos}"))[-1]
     assert math.isfinite(last["val/loss"])
     assert ("val/loss_4x" in last) == (pos != "learned")
@@ -66,11 +68,10 @@ def test_the_same_tokens_at_every_length(corpus):
     assert held.rows.keys() == {1, 2, 4}
     assert targets[1] == targets[2] == targets[4]
     assert len(targets[1]) * 16 == 512
-    limits = [{"pos": "learned"}, {"pos": "rope", "beyond": "slide"}]
-    for limit in limits:  # what cannot read on is watched on the same targets
-        other = HeldOut(GPT(replace(model.config, **limit)), dataset, 512)
-        assert other.rows.keys() == {1}
-        assert torch.equal(other.rows[1], held.rows[1])
+    # An encoding that ends at the trained length is evaluated there, on the same targets.
+    other = HeldOut(GPT(replace(model.config, pos="learned")), dataset, 512)
+    assert other.rows.keys() == {1}
+    assert torch.equal(other.rows[1], held.rows[1])
 
 
 @pytest.mark.parametrize(
@@ -153,7 +154,7 @@ def test_muon_takes_the_matrices_of_the_blocks_and_adamw_the_rest():
 
 def test_another_optimizers_state_is_refused(flags):
     folder = run(flags)
-    with pytest.raises(CheckpointError, match="holds the state of another optimizer than muon"):
+    with pytest.raises(CheckpointError, match="holds the state of an optimizer other than muon"):
         run(flags, "--resume", "--optimizer=muon", "--max_iters=9", folder=folder)
 
 
@@ -179,7 +180,7 @@ def test_fine_tuning_to_a_longer_context_scales_from_the_first_length(flags, tmp
     same = run(flags, f"--init_from={first}", *longer, *zero, folder=tmp_path / "same")
     for name, weight in checkpoint.load(first)[0].state_dict().items():
         assert torch.equal(weight, checkpoint.load(same)[0].state_dict()[name])
-    with pytest.raises(CheckpointError, match=r"c_attn.weight is .* there and .* here"):
+    with pytest.raises(CheckpointError, match=r"c_attn.weight is .* in the checkpoint and .* in"):
         run(flags, f"--init_from={first}", "--n_embd=32", folder=tmp_path / "other")
 
 
@@ -220,7 +221,7 @@ def test_another_model_is_not_taken_for_the_same_shape(flags, tmp_path):
     first = run(flags, folder=tmp_path / "first")
     other = [f"--init_from={first}", "--max_iters=1"]
     for change in ("--pos=alibi", "--rope_layout=interleaved", "--n_head=4", "--rope_fraction=0.5"):
-        with pytest.raises(ValueError, match="was trained with"):
+        with pytest.raises(ValueError, match=r"it must be .*was trained with"):
             run(flags, *other, change, folder=tmp_path / "other")
 
 
@@ -267,6 +268,118 @@ def test_a_status_line_stands_on_a_terminal_only(flags, capsys, monkeypatch):
     run(flags, "--log_interval=3", "--overwrite")
     shown = capsys.readouterr().out
     assert shown.startswith("\r1/6\r2/6\r\033[K3/6 train")
+
+
+def test_a_run_of_the_old_setting_slide_is_resumed(flags, capsys):
+    folder = run(flags, "--max_iters=3", "--lr_decay_iters=6")
+    state = checkpoint.read(folder)
+    for settings in (state["config"], state["run"]):
+        settings["beyond"] = "slide"
+    checkpoint.save(folder, state)
+    capsys.readouterr()
+    run(flags, "--resume", "--lr_decay_iters=6")
+    assert "beyond" not in capsys.readouterr().err
+    state = checkpoint.read(folder)
+    assert (state["iter"], state["config"]["beyond"], state["window"]) == (6, "extend", 16)
+
+
+def test_a_setting_newer_than_a_checkpoint_has_its_default(flags, capsys):
+    folder = run(flags, "--max_iters=3")
+    state = checkpoint.read(folder)
+    for name in ("train_positions", "position_range"):
+        del state["run"][name]
+    del state["config"]["truncate"]  # as if the model had got it later
+    checkpoint.save(folder, state)
+    capsys.readouterr()
+    run(flags, "--resume", "--train_positions=sequential")
+    said = capsys.readouterr().err
+    assert "train_positions" not in said
+    assert "truncate" not in said
+
+
+# ---- positions of training windows -------------------------------------------------------------
+
+
+class Placed(GPT):
+    """Keeps the positions that it is given, and encodes 0 to T - 1 all the same."""
+
+    seen: ClassVar[list] = []
+
+    def forward(self, idx, targets=None, positions=None):
+        if self.training:
+            self.seen.append(None if positions is None else positions.numpy().copy())
+        return super().forward(idx, targets)
+
+
+@pytest.fixture
+def placed(monkeypatch):
+    """Train a model that keeps its positions: placed(flags) returns them, a micro-step each."""
+
+    def positions(argv: list[str]) -> list:
+        Placed.seen.clear()
+        assert train.main(argv, Placed) == 0
+        return list(Placed.seen)
+
+    return positions
+
+
+def test_positions_are_drawn_from_a_stream_of_their_own(flags, placed, tmp_path):
+    flags = merged(flags, "--dropout=0.1")
+    random = merged(flags, "--train_positions=random", "--position_range=40", folder=tmp_path / "a")
+    drawn = placed(random)
+    assert len(drawn) == 6
+    assert all(rows.shape == (4, 16) and rows.dtype == np.int64 for rows in drawn)
+    assert all((np.diff(rows) > 0).all() for rows in drawn)
+    assert max(rows.max() for rows in drawn) == 39
+    assert len({rows.tobytes() for rows in drawn}) == 6
+    assert placed(merged(flags, folder=tmp_path / "b")) == [None] * 6
+    # This model does not use them: its windows, dropout and losses are those of a plain run.
+    assert losses(tmp_path / "a") == losses(tmp_path / "b")
+
+
+def test_positions_of_a_resumed_run_are_those_of_one_run(flags, placed, tmp_path):
+    flags = merged(flags, "--train_positions=random", "--gradient_accumulation_steps=2")
+    flags = merged(flags, "--lr_decay_iters=6")
+    whole = placed(merged(flags, folder=tmp_path / "whole"))
+    part = placed(merged(flags, "--max_iters=2", folder=tmp_path / "part"))
+    part += placed(merged(flags, "--resume", folder=tmp_path / "part"))
+    assert len(whole) == len(part) == 12
+    assert all(map(np.array_equal, whole, part))
+
+
+@pytest.mark.parametrize(("steps", "size"), [(4, 3), (2, 4), (1, 4)])
+def test_processes_share_positions_as_they_share_windows(flags, steps, size):
+    flags = merged(flags, "--train_positions=random", f"--gradient_accumulation_steps={steps}")
+    one = setup(configs.load(merged(flags, f"--batch_size={size}")))
+    one.iter = 5
+    whole = [train.training_positions(one, micro, size) for micro in range(steps)]
+    shared = []
+    for rank in range(2):
+        part = replace(one, rank=rank, world=2)
+        micros, share = split_batch(part.config, 2)
+        first = rank * micros
+        shared += [train.training_positions(part, m, share) for m in range(first, first + micros)]
+    assert torch.equal(torch.cat(shared), torch.cat(whole))
+
+
+def test_a_new_way_to_draw_positions_is_usable_by_its_name(flags, placed, monkeypatch):
+    def shifted(draw, B, T, position_range):
+        starts = draw.integers(position_range - T + 1, size=(B, 1))
+        return starts + np.arange(T)
+
+    monkeypatch.setitem(TRAIN_POSITIONS, "shifted", shifted)
+    drawn = placed(merged(flags, "--train_positions=shifted", "--position_range=99"))
+    assert all((np.diff(rows) == 1).all() for rows in drawn)
+    assert len({int(first) for rows in drawn for first in rows[:, 0]}) > 12
+    assert checkpoint.read(configs.load(flags).folder)["run"]["train_positions"] == "shifted"
+
+
+def test_positions_that_an_encoding_cannot_place_are_refused_before_a_run_is_replaced(flags):
+    folder = run(flags, "--pos=learned")
+    before = (folder / "ckpt.pt").read_bytes()
+    with pytest.raises(ValueError, match="position_range is None; it must be at most 16, which"):
+        run(flags, "--pos=learned", "--train_positions=random", "--overwrite")
+    assert (folder / "ckpt.pt").read_bytes() == before
 
 
 @pytest.mark.soak  # half a minute of C++ compiler

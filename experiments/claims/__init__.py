@@ -29,6 +29,7 @@ from evaluate import Form
 from evaluation.scoring import windows
 from model import GPT
 from runtime import checkpoint, errors
+from runtime.config import with_defaults
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = "results/claims"
@@ -40,8 +41,8 @@ PROTOCOLS = ("matched", "passkey")  # of evaluate.py's, the two that compare len
 RATIOS = (1, 2, 4, 8)  # lengths, in trained lengths, where a script has none of its own
 SEEDS = (1337, 1, 2)
 TASKS = {  # task: before the names of its runs, what they are trained with
-    "prose": ("", "configs/rope.py"),
-    "keys": ("passkey-", "configs/passkey/rope.py"),
+    "prose": ("", ["configs/rope.py"]),
+    "keys": ("passkey-", ["configs/passkey.py", "configs/rope.py"]),
 }
 ASKED = {  # of evaluate.py (window_tokens is but part of the name of what was asked)
     "prose": ["--window_tokens=2048"],
@@ -68,14 +69,15 @@ class Trained(NamedTuple):
 
     def folder(self, task: str, seed: int, out: str) -> Path:
         """The folder of its run, trained now where that has not been done."""
-        before, config = TASKS[task]
+        before, files = TASKS[task]
         path = Path(out) / f"{before}{self.name}-{seed}"
         if self.flags is None:
             if not checkpoint.exists(path):
                 raise ValueError(f"{path} is missing; experiments/reproduce.sh trains it, --out "
                                  "names another folder")  # fmt: skip
             return path
-        argv = [str(ROOT / config), f"--name={before}{self.name}", f"--out_dir={path}"]
+        argv = [str(ROOT / file) for file in files]
+        argv += [f"--name={before}{self.name}", f"--out_dir={path}"]
         argv += [flag.format(out=out, seed=seed) for flag in self.flags[task].split()]
         argv += [f"--seed={seed}", "--device=cpu", "--wandb=disabled"]
         if self.after and not checkpoint.exists(path):
@@ -104,8 +106,9 @@ def is_whole(path: Path, config: configs.Config, longer: bool = False) -> bool:
     longer: it may have begun as a run of fewer steps.
     """
     state = checkpoint.read(path)
-    for name, value in config.deciding.items():
-        was = state["run"].get(name)
+    saved = with_defaults(state["run"])
+    for name, value in config.determining.items():
+        was = saved[name]
         if value is not None and was != value and not (longer and name == "max_iters"):
             raise ValueError(f"{path} was trained with {name} {was}, wanted is {value}; remove it, "
                              "or name another folder with --out")  # fmt: skip

@@ -22,4 +22,4 @@ def of_base(base: int) -> Trained:
 MODELS = [of_base(base) for base in BASES]
 
 if __name__ == "__main__":
-    errors.end(lambda argv: judge("base", MODELS, argv))
+    errors.run(lambda argv: judge("base", MODELS, argv))

@@ -38,4 +38,4 @@ for steps in STEPS:
     MODELS += longest.values()
 
 if __name__ == "__main__":
-    errors.end(lambda argv: judge("finetune", MODELS, argv, RATIOS))
+    errors.run(lambda argv: judge("finetune", MODELS, argv, RATIOS))

@@ -11,4 +11,4 @@ FORMS += [form for form in bands.FORMS if form.label in PLANES]
 MODELS = [Trained("rope", FORMS), like_rope("gqa", FORMS, "--n_kv_head=1")]
 
 if __name__ == "__main__":
-    errors.end(lambda argv: judge("gqa", MODELS, argv))
+    errors.run(lambda argv: judge("gqa", MODELS, argv))

@@ -96,7 +96,9 @@ def main(argv: list[str]) -> None:
         for run in runs:
             state = checkpoint.read(run)
             for scaling in SCALINGS:
-                config = checkpoint.adapt(checkpoint.config_of(state), rope_scaling=scaling)
+                config = checkpoint.with_overrides(
+                    checkpoint.config_of(state), rope_scaling=scaling
+                )
                 model = checkpoint.build(state, config).eval()
                 for way in WAYS:
                     row = found.setdefault(f"{task}, {scaling}, {way}", [])
@@ -106,4 +108,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.end(main)
+    errors.run(main)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from attention import Attention, Scene
 from torch import Tensor
 
-from attention import Attention, Scene
 from experiments.claims import AS_TRAINED, SEEDS, Trained, held_out, judge, like_rope, parse, record
 from experiments.timing import in_turn, spread
 from model import GPT, GPTConfig
@@ -137,4 +137,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    errors.end(main)
+    errors.run(main)

@@ -21,4 +21,4 @@ FORMS += [known("linear"), YARN]
 MODELS = [Trained("rope", FORMS)]
 
 if __name__ == "__main__":
-    errors.end(lambda argv: judge("naive_yarn", MODELS, argv))
+    errors.run(lambda argv: judge("naive_yarn", MODELS, argv))

@@ -56,4 +56,4 @@ RATIOS = (1, 4, 16)
 MODELS = [Trained("rope", FORMS)]
 
 if __name__ == "__main__":
-    errors.end(lambda argv: judge("precision", MODELS, argv, RATIOS))
+    errors.run(lambda argv: judge("precision", MODELS, argv, RATIOS))

@@ -11,10 +11,10 @@ Letters: B batch, T time, H heads, D head_dim, F = D/2 planes.
 import math
 
 import torch
+from attention import BLOCK, Attention, Scene
 from torch import Tensor, nn
 
 import rope
-from attention import BLOCK, Attention, Scene
 from evaluate import Form
 from experiments.claims import NONE, YARN, Trained, judge
 from model import GPT, GPTConfig
@@ -78,4 +78,4 @@ for window, leaky in ((0.25, False), (0.5, False), (0.5, True)):
 MODELS = [Trained("rope", FORMS)]
 
 if __name__ == "__main__":
-    errors.end(lambda argv: judge("rerope", MODELS, argv))
+    errors.run(lambda argv: judge("rerope", MODELS, argv))

@@ -13,4 +13,4 @@ RATIOS = (1, 2, 4, 8, 16)
 MODELS = [Trained("rope", FORMS)]
 
 if __name__ == "__main__":
-    errors.end(lambda argv: judge("scalings", MODELS, argv, RATIOS))
+    errors.run(lambda argv: judge("scalings", MODELS, argv, RATIOS))

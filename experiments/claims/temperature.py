@@ -26,4 +26,4 @@ FORMS += [dynamic(f"yarn at {c}", sharpened("yarn", c)) for c in COEFFICIENTS]
 MODELS = [Trained("rope", FORMS)]
 
 if __name__ == "__main__":
-    errors.end(lambda argv: judge("temperature", MODELS, argv))
+    errors.run(lambda argv: judge("temperature", MODELS, argv))

@@ -38,4 +38,4 @@ FORMS = [
 MODELS = [Trained("rope", FORMS)]
 
 if __name__ == "__main__":
-    errors.end(lambda argv: judge("which_planes", MODELS, argv))
+    errors.run(lambda argv: judge("which_planes", MODELS, argv))

@@ -11,13 +11,12 @@ import torch.nn.functional as F
 import configs
 import data
 import train
-from configs import Config
 from data import DataError, Dataset, batch, load, tasks
 from data.prepare import prepare
 from data.tokenizer import from_meta
 from runtime import checkpoint, errors
 from runtime.device import processes
-from runtime.setup import start
+from runtime.setup import setup
 
 ANY_KEY = re.compile(r"\[[0-9]{4}\]")
 LETTER = r"[a-z]"
@@ -160,20 +159,20 @@ def test_targets_that_do_not_count_become_minus_one():
     kept = [[-1, -1, -1, 1, -1, 3, -1], [-1, -1, 1, 1, -1, -1, -1], [-1] * 7]
     before = y.tolist()
     dataset = Dataset("toy", meta, None, None)
-    found = dataset.targets(y)
+    found = dataset.mask_targets(y)
     assert found.dtype == y.dtype
     assert found.tolist() == kept
     assert y.tolist() == before
-    assert dataset.every == 3
-    assert Dataset("toy", {"vocab_size": 5}, None, None).every == 1
-    assert Dataset("toy", {"vocab_size": 5}, None, None).targets(y) is y
+    assert dataset.window_stride == 3
+    assert Dataset("toy", {"vocab_size": 5}, None, None).window_stride == 1
+    assert Dataset("toy", {"vocab_size": 5}, None, None).mask_targets(y) is y
 
 
 def test_windows_start_at_documents(root):
     dataset = load("passkey", root)
     tokenizer, borders = from_meta(dataset.meta["tokenizer"]), dict(dataset.documents("train"))
     for step in range(5):
-        x, y = batch(dataset.train, 8, 128, 0, step, every=dataset.every)
+        x, y = batch(dataset.train, 8, 128, 0, step, window_stride=dataset.window_stride)
         for window in np.concatenate([x, y[:, -1:]], 1):
             keys = ANY_KEY.findall(tokenizer.decode(window))
             assert len(keys) >= 2
@@ -181,7 +180,7 @@ def test_windows_start_at_documents(root):
     # The last document can be drawn, and nothing beyond it.
     tiny, drawn = np.arange(20), set()
     for step in range(200):
-        drawn |= set(batch(tiny, 2, 4, 0, step, every=5)[0][:, 0].tolist())
+        drawn |= set(batch(tiny, 2, 4, 0, step, window_stride=5)[0][:, 0].tolist())
     assert drawn == {0, 5, 10, 15}
     assert set(np.diff([*borders, len(dataset.train)]).tolist()) == {129}
 
@@ -197,8 +196,8 @@ def test_prepared_documents_come_back_and_digits_are_scored(root, split):
         assert len(bounds) == len(split[name])
         for (begin, end), document in list(zip(bounds, split[name], strict=True))[::60]:
             assert tokenizer.decode(tokens[begin:end]) == document.text
-    _, y = batch(dataset.train, 8, 128, 0, 0, every=dataset.every)
-    for row, kept in zip(y, dataset.targets(y), strict=True):
+    _, y = batch(dataset.train, 8, 128, 0, 0, window_stride=dataset.window_stride)
+    for row, kept in zip(y, dataset.mask_targets(y), strict=True):
         text = tokenizer.decode(row)
         told = text.index("]")
         counts = [i for i, character in enumerate(text) if character.isdigit() and i > told]
@@ -274,9 +273,9 @@ def on_passkey(flags, root):
 
 def test_the_loss_of_training_counts_repeated_digits_alone(on_passkey):
     config = configs.load(on_passkey)
-    with processes() as (rank, world, local_rank):
-        run = start(config, rank, world, local_rank)
-        x, y = batch(run.data.train, 8, 128, config.seed, 0, every=129)
+    with processes() as process:
+        run = setup(config, process)
+        x, y = batch(run.data.train, 8, 128, config.seed, 0, window_stride=129)
         with torch.no_grad():
             nats = -F.log_softmax(run.model(torch.from_numpy(x)), -1)
         text = [from_meta(run.data.meta["tokenizer"]).decode(row) for row in y]
@@ -296,17 +295,13 @@ def test_a_run_on_the_task_prepares_it_first(on_passkey, tmp_path):
     assert train.main([*on_passkey[:-1], f"--data_dir={tmp_path / 'data'}"]) == 0
     model, _ = checkpoint.load(tmp_path / "run")
     assert model.config.vocab_size == 38
-    assert load("passkey", tmp_path / "data").every == 129
+    assert load("passkey", tmp_path / "data").window_stride == 129
 
 
 @pytest.mark.parametrize("scaling", ["yarn", "ntk", "linear", "none"])
-def test_fine_tuning_differs_in_the_scaling_alone(scaling):
-    folder = data.DATA.parent / "configs" / "passkey"
-    tuned, base = (configs.load([str(folder / f"{f}.py")]) for f in (f"finetune_{scaling}", "rope"))
-    none = configs.load([str(folder / "finetune_none.py")])
-    named = {"name": f"passkey-finetune-{scaling}", "rope_scaling": scaling}
-    assert Config(**vars(none) | named) == tuned
+def test_fine_tuning_keeps_the_tokens_of_a_step(scaling):
+    folder = data.DATA.parent / "configs"
+    files = [str(folder / f"{stem}.py") for stem in ("passkey", "rope", "finetune_passkey")]
+    tuned, base = configs.load([*files, f"--rope_scaling={scaling}"]), configs.load(files[:2])
     assert (tuned.train_len, tuned.factor) == (base.block_size, 4)
     assert tuned.tokens_per_step == base.tokens_per_step
-    assert tuned.init_from == str(base.folder)
-    assert tuned.max_iters * 20 == base.max_iters

@@ -12,7 +12,6 @@ import torch
 from conftest import SMALL, fingerprint, losses, merged
 
 import rope
-
 from data import tasks
 from data.tokenizer import Char
 from evaluation import scoring

@@ -46,7 +46,7 @@ def ended(capfd, monkeypatch) -> Callable[..., tuple[int, str]]:
         capfd.readouterr()
         monkeypatch.setattr(sys, "argv", ["command", *argv])
         with pytest.raises(SystemExit) as caught:
-            errors.end(main)
+            errors.run(main)
         said = capfd.readouterr().err
         lines = [line.startswith("error: ") for line in said.splitlines()]
         if caught.value.code in (errors.DONE, errors.INTERRUPTED, errors.TERMINATED):

@@ -30,7 +30,7 @@ from runtime.checkpoint import CheckpointError
 
 OLD = Path(__file__).parent.parent / "data" / "format1.pt"
 CONFIG = GPTConfig(block_size=8, vocab_size=11, n_layer=1, n_head=2, n_embd=8)
-DAMAGED = "is damaged, or no nanorope checkpoint: its SHA-256 is off"
+DAMAGED = "is damaged or not a nanorope checkpoint: its SHA-256 does not match"
 
 
 def state_of(**more) -> dict:
@@ -231,7 +231,7 @@ def test_a_run_goes_on_as_the_model_that_it_was(flags, ended, change, words):
     before = (folder / "ckpt.pt").read_bytes()
     code, said = ended(*merged(flags, "--resume", *change))
     assert code == errors.CHECKPOINT
-    rest = f"is another model; {words}. Leave these settings out"
+    rest = f"holds a different model ({words}); leave these settings out"
     assert said == f"error: {folder / 'ckpt.pt'} {rest}\n"
     assert (folder / "ckpt.pt").read_bytes() == before
 
@@ -305,7 +305,9 @@ def test_a_run_of_the_first_version_goes_on(tmp_path):
     folder.mkdir()
     shutil.copy(OLD, folder / "ckpt.pt")
     was = checkpoint.read(OLD)["run"]
-    same = {k: v for k, v in was.items() if k in configs.Config(**was).deciding and v is not None}
+    same = {
+        k: v for k, v in was.items() if k in configs.Config(**was).determining and v is not None
+    }
     flags = [f"--{k}={v}" for k, v in same.items() if k not in ("init_from", "vocab_size")]
     run(flags, "--max_iters=302", "--lr_decay_iters=300", "--wandb=disabled", "--resume",
         f"--data_dir={tmp_path}", "--eval_tokens=64", folder=folder)  # fmt: skip
@@ -333,7 +335,8 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(flags, ended, 
     folder = run(flags, "--max_iters=3")
     before = (folder / "ckpt.pt").read_bytes()
     monkeypatch.setattr(train, "train_step", poisoned)
-    monkeypatch.setattr("judge.HeldOut.losses", lambda *_: {"val/loss": 1.0})  # it would see it
+    # An evaluation would see it first.
+    monkeypatch.setattr("evaluation.scoring.HeldOut.losses", lambda *_: {"val/loss": 1.0})
     code, said = ended(*merged(flags, "--resume", "--eval_interval=6"))
     assert code == errors.DIVERGED
     assert "error: h.1.mlp.c_fc.weight is not finite at step 5; the last checkpoint is" in said

@@ -26,7 +26,7 @@ def refused(main, argv: list[str], capsys, monkeypatch) -> str:
     """The one line of a command that ends with exit code 3."""
     monkeypatch.setattr(sys, "argv", ["command", *argv])
     with pytest.raises(SystemExit) as ended:
-        errors.end(main)
+        errors.run(main)
     assert ended.value.code == errors.DATA
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("error: ")
@@ -134,7 +134,7 @@ def test_data_that_changed_under_a_run_is_refused_and_the_checkpoint_stays(
     (folder / "train.bin").write_bytes(raw + b"\0\0")
     argv = [*argv, "--resume"]
     assert "tokens, meta.json says" in refused(train.main, argv, capsys, monkeypatch)
-    rewrite(folder, "train", raw + b"\0\0")  # prepared anew, with one token more
+    rewrite(folder, "train", raw + b"\0\0")  # prepared again, with one token more
     line = refused(train.main, argv, capsys, monkeypatch)
     assert f"{folder / 'train.bin'} changed since the checkpoint" in line
     assert (tmp_path / "run/ckpt.pt").read_bytes() == kept

@@ -13,7 +13,7 @@ from conftest import forked, merged, rows, run
 import configs
 import train
 from runtime import checkpoint, errors
-from runtime.setup import claim_folder
+from runtime.folder import claim_folder
 
 
 def test_a_rotation_that_fails_loses_nothing(flags, ended, tmp_path, monkeypatch):
@@ -47,7 +47,7 @@ def test_a_folder_that_cannot_be_is_named_before_a_model_is_built(
     if place == "read-only":
         place = request.getfixturevalue("small_disk")
         subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
-    monkeypatch.setattr(train, "start", lambda *_: pytest.fail("it went on"))
+    monkeypatch.setattr(train, "setup", lambda *_: pytest.fail("it went on"))
     code, said = ended(*merged(flags, folder=tmp_path / place))
     assert code == errors.RESOURCES
     assert re.fullmatch(f"error: {tmp_path / place}: out_dir cannot be used, .*\n", said)
@@ -65,7 +65,7 @@ def test_a_run_is_not_overwritten_unless_asked(flags, ended):
     code, said = ended(*flags)
     assert code == errors.USAGE
     assert said == (f"error: {folder} holds a run already (step 6): --resume continues it, "
-                    "--overwrite starts anew, --name or --out_dir leaves it alone\n")  # fmt: skip
+                    "--overwrite replaces it, --name or --out_dir leaves it alone\n")  # fmt: skip
     code, said = ended(*merged(flags, "--vocab_size=3", "--overwrite"))
     assert code == errors.USAGE
     assert "vocab_size is 3; it must be at least" in said

@@ -87,8 +87,8 @@ def token_files(draw: random.Random, folder: Path) -> Iterator[Try]:
         raw = mutated(draw, sound, [b"\xff\xff", b"\0"])
         entry = {"sha256": hashlib.sha256(raw).hexdigest(), "tokens": len(raw) // 2}
         entry["documents"] = [0]
-        mended = meta["splits"] | {"train": meta["splits"]["train"] | entry}
-        splits = draw.choice((meta["splits"], mended))
+        repaired = meta["splits"] | {"train": meta["splits"]["train"] | entry}
+        splits = draw.choice((meta["splits"], repaired))
         (made / "meta.json").write_text(json.dumps(meta | {"splits": splits}))
         (made / "train.bin").write_bytes(raw)
         yield raw, lambda: load("own", folder)
@@ -151,7 +151,7 @@ def outcome(read: Callable[[], object]) -> str:
         file = at.tb_frame.f_code.co_filename
         raised = linecache.getline(file, at.tb_lineno).strip().startswith("raise ")
         ours = type(error) in OURS and raised and Path(file).is_relative_to(ROOT)
-        if ours and errors.sentence(error) != type(error).__name__:
+        if ours and errors.message(error) != type(error).__name__:
             return "refused"
         return f"{type(error).__name__}: {error}"[:200]
     return "read"

@@ -1,4 +1,4 @@
-"""Numbers that are none, and memory that is not there: a run ends before it harms what it saved."""
+"""Losses that are not finite, and memory that runs out: what a run has saved stays as it was."""
 
 import resource
 from pathlib import Path
@@ -12,25 +12,25 @@ import configs
 import train
 from evaluation import scoring
 from runtime import checkpoint, errors
-from runtime.setup import start
+from runtime.setup import setup
 
 LONG = ["--max_iters=12", "--eval_interval=3"]
 
 
-def stopped(argv: list[str], folder: Path, monkeypatch, harm, capsys) -> tuple[int, str]:
-    """A run of which step 8 comes to harm; all that it saved at step 6 must stay as it was.
+def stopped(argv: list[str], folder: Path, monkeypatch, fault, capsys) -> tuple[int, str]:
+    """A run with a fault in step 8; all that it saved at step 6 must stay as it was.
 
     Returns its exit code and its last line.
     """
     original, before = train.train_step, {}
 
-    def harmed(state):
+    def faulty(state):
         if state.iter == 7:
             before.update({f.name: f.read_bytes() for f in folder.glob("ckpt*")})
-            harm(state)
+            fault(state)
         return original(state)
 
-    monkeypatch.setattr(train, "train_step", harmed)
+    monkeypatch.setattr(train, "train_step", faulty)
     monkeypatch.setattr("sys.argv", ["train.py"])  # to be put back
     with pytest.raises(SystemExit) as left:
         command(argv)
@@ -49,12 +49,12 @@ def test_a_loss_that_is_no_number_ends_a_run_before_its_step(
     """Row 41."""
     kept = []
 
-    def harm(state) -> None:
+    def fault(state) -> None:
         with torch.no_grad():
             state.model.ln_f.weight[0] = poison
         kept.extend((p, p.detach().clone()) for p in state.model.parameters())
 
-    code, last = stopped(argv, folder, monkeypatch, harm, capsys)
+    code, last = stopped(argv, folder, monkeypatch, fault, capsys)
     assert code == errors.DIVERGED
     assert last.startswith("error: non-finite loss at step 7 (loss nan, grad norm nan, lr 0.00")
     assert last.endswith("the last checkpoint is untouched. Lower learning_rate")
@@ -66,9 +66,9 @@ def test_a_loss_that_explodes_stops_before_it_spoils_the_checkpoint(flags):
     folder = run(flags, "--max_iters=3")
     before = (folder / "ckpt.pt").read_bytes()
     huge = ["--max_iters=6", "--resume", "--learning_rate=1e30", "--min_lr=1e30", "--grad_clip=0"]
-    with pytest.raises(train.DivergedError, match=r"non-finite loss at step \d \(.*lr 1e\+30"):
+    with pytest.raises(errors.DivergedError, match=r"non-finite loss at step \d \(.*lr 1e\+30"):
         run(flags, *huge)
-    assert errors.exit_code(train.DivergedError()) == errors.DIVERGED
+    assert errors.exit_code(errors.DivergedError()) == errors.DIVERGED
     assert (folder / "ckpt.pt").read_bytes() == before
 
 
@@ -76,7 +76,7 @@ def test_a_loss_that_explodes_stops_before_it_spoils_the_checkpoint(flags):
 def test_an_overflow_in_float16_skips_the_step_and_fifty_in_a_row_end_the_run(flags, optimizer):
     """Row 41."""
     small = [flag for flag in flags if not flag.startswith("--dtype")]
-    run = start(configs.load([*small, "--dtype=float16", f"--optimizer={optimizer}"]), 0, 1, 0)
+    run = setup(configs.load([*small, "--dtype=float16", f"--optimizer={optimizer}"]))
     run.scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
     before = [parameter.clone() for parameter in run.model.parameters()]
     train.train_step(run)
@@ -84,7 +84,7 @@ def test_an_overflow_in_float16_skips_the_step_and_fifty_in_a_row_end_the_run(fl
     assert all(map(torch.equal, run.model.parameters(), before))
     run.skipped = train.MAX_SKIPPED
     run.scaler = torch.amp.GradScaler("cpu", init_scale=1e38)
-    with pytest.raises(train.DivergedError, match="non-finite loss at step 1"):
+    with pytest.raises(errors.DivergedError, match="non-finite loss at step 1"):
         train.train_step(run)
 
 
@@ -100,7 +100,7 @@ def test_a_held_out_loss_that_is_no_number_is_not_saved_over_a_good_one(
         return found | {"val/loss": float("nan")} if len(asked) == 3 else found
 
     monkeypatch.setattr(scoring.HeldOut, "losses", losses)
-    with pytest.raises(train.DivergedError, match="non-finite val/loss at step 9; the last"):
+    with pytest.raises(errors.DivergedError, match="non-finite val/loss at step 9; the last"):
         run(argv)
     assert checkpoint.read_file(folder / "ckpt.pt")["iter"] == 6
     assert checkpoint.read_file(folder / "ckpt.prev.pt")["iter"] == 3
@@ -123,10 +123,10 @@ def test_a_held_out_loss_that_is_no_number_is_not_saved_over_a_good_one(
 def test_out_of_memory_names_the_batch(error, argv, folder, monkeypatch, capsys):
     """Row 43: what torch, numpy and Python say."""
 
-    def harm(_) -> None:
+    def fault(_) -> None:
         raise error
 
-    code, last = stopped(argv, folder, monkeypatch, harm, capsys)
+    code, last = stopped(argv, folder, monkeypatch, fault, capsys)
     assert code == errors.RESOURCES
     assert last == (
         "error: out of memory at batch_size 4 x block_size 16; lower batch_size and raise "

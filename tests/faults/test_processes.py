@@ -68,7 +68,7 @@ def test_one_process_two_and_one_again_end_where_one_does(launch, argv, folder, 
 
 
 @pytest.mark.parametrize("how", BOTH)
-def test_a_killed_process_is_started_anew_and_nothing_is_lost(how, launch, argv, folder, whole):
+def test_a_killed_process_is_started_again_and_nothing_is_lost(how, launch, argv, folder, whole):
     """Row 35. --overwrite, too, means the run before this job and not the job's own."""
     run(argv, "--max_iters=1")
     code, said = launch(how, "killed@7", [*argv, "--overwrite"], restarts=1)

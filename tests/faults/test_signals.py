@@ -34,16 +34,16 @@ def untimed(folder: Path) -> list[dict]:
     return [{k: v for k, v in row.items() if k not in clocks} for row in rows(folder)]
 
 
-def before_step(step: int, harm: Callable[[], None]) -> None:
-    """From here on, `harm` comes right before that step."""
+def before_step(step: int, fault: Callable[[], None]) -> None:
+    """From now on, do `fault` right before that step."""
     original = train.train_step
 
-    def harmed(state):
+    def faulty(state):
         if state.iter == step - 1:
-            harm()
+            fault()
         return original(state)
 
-    train.train_step = harmed
+    train.train_step = faulty
 
 
 def tell(number: int) -> None:
@@ -61,8 +61,8 @@ def killed_at_random(argv: list[str], folder: Path, expected: str, kills: int) -
     def work(*more: str) -> None:
         original = train.save
 
-        def save(state, *more) -> None:
-            original(state, *more)
+        def save(state, **more) -> None:
+            original(state, **more)
             told.write_text(str(state.iter))
 
         train.save = save
@@ -178,7 +178,7 @@ def test_killed_after_the_late_evaluation_its_row_stands_once(argv, folder, whol
     assert train.main(argv) == errors.TERMINATED
     monkeypatch.setattr(scoring.HeldOut, "losses", original)
     save, saves = train.save, []
-    monkeypatch.setattr(train, "save", lambda *state: saves.append(state) or 1 / 0)
+    monkeypatch.setattr(train, "save", lambda run, **_: saves.append(run) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         run(argv, "--resume")
     monkeypatch.setattr(train, "save", save)

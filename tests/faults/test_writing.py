@@ -188,9 +188,9 @@ def test_killed_between_checkpoint_and_log_the_rows_are_those_of_one_run(
     part = run(flags, "--max_iters=3", folder=tmp_path / "part")
     original = getattr(room, name)
 
-    def last(*arguments):
+    def last(*arguments, **settings):
         if when == "after":
-            original(*arguments)
+            original(*arguments, **settings)
         os.kill(os.getpid(), signal.SIGKILL)
 
     def resume():
@@ -261,7 +261,7 @@ def test_a_save_that_fails_says_what_it_needed_and_leaves_what_was_there(
         checkpoint.save(tmp_path, state_of(9))
     reason = "Input/output error" if error == errno.EIO else "disk full"
     asked = rf"{reason} while saving step 9 to {tmp_path} \(need 0\.0 MB, \d+\.\d MB free\)"
-    assert re.fullmatch(f"{asked}; last good: step 3", errors.sentence(caught.value))
+    assert re.fullmatch(f"{asked}; last good: step 3", errors.message(caught.value))
     assert errors.exit_code(caught.value) == errors.RESOURCES
     assert (tmp_path / checkpoint.NEWEST).read_bytes() == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt.prev.pt", "ckpt.pt"]
@@ -289,7 +289,7 @@ def test_a_disk_that_has_room_again_gets_the_next_checkpoint(flags, ended, tmp_p
     code, said = ended(*merged(flags, "--eval_interval=2"))
     assert code == errors.DONE
     assert f"disk full while saving step 4 to {folder} (need 0." in said
-    assert "last good: step 2; going on, and trying again at the next checkpoint" in said
+    assert "last good: step 2; training continues and saves again later" in said
     monkeypatch.undo()
     assert checkpoint.last_good(folder) == 6
     assert fingerprint(folder) == fingerprint(run(flags, folder=tmp_path / "whole"))
@@ -315,7 +315,7 @@ def test_a_disk_that_stays_full_ends_the_run_and_keeps_its_last_checkpoint(
     assert code == errors.RESOURCES
     assert re.search(r"\nerror: disk full while saving step 10 to .*run \(need 0\.6 MB, 0\.\d MB "
                      r"free\); last good: step 4\n$", said)  # fmt: skip
-    assert said.count("last good: step 4; going on") == 2  # at steps 6 and 8
+    assert said.count("last good: step 4; training continues") == 2  # at steps 6 and 8
     assert not (part / checkpoint.FRESH).exists()
     assert checkpoint.last_good(part) == 4
     monkeypatch.setattr(train, "train_step", original)

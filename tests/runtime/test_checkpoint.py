@@ -99,10 +99,10 @@ def test_an_empty_folder_and_no_folder_are_named(tmp_path):
         (lambda s: s["model"].pop("ln_f.weight"), "ln_f.weight is missing"),
         (lambda s: s["model"].update(x=torch.zeros(1)), "x is unknown"),
         (lambda s: s["model"]["wte.weight"].fill_(float("nan")), "wte.weight is not finite"),
-        (lambda s: s["config"].update(n_embd=16), "is (24, 8) there and (48, 16) here"),
-        (lambda s: s["config"].update(pos="rotary"), "describes no model: pos is 'rotary'"),
-        (lambda s: s["config"].update(knob=1), "describes no model"),
-        (lambda s: s.pop("config"), "describes no model"),
+        (lambda s: s["config"].update(n_embd=16), "is (24, 8) in the checkpoint and (48,"),
+        (lambda s: s["config"].update(pos="rotary"), "does not describe a model: pos is 'rotary'"),
+        (lambda s: s["config"].update(knob=1), "does not describe a model"),
+        (lambda s: s.pop("config"), "does not describe a model"),
         (lambda s: s.pop("model"), "holds no weights"),
     ],
 )
@@ -145,3 +145,30 @@ def test_a_missing_newest_is_answered_with_the_previous(folder, capsys):
     (folder / "ckpt.pt").unlink()
     assert checkpoint.load(checkpoint.newest_run(folder.parent))[1]["iter"] == 3
     assert "ckpt.pt is missing; using the previous one, of step 3" in capsys.readouterr().err
+
+
+# ---- runs of beyond="slide" --------------------------------------------------------------------
+
+
+def slid(state: dict) -> dict:
+    """A state as it was saved when a window of the reader was a setting of the model."""
+    state["config"]["beyond"] = "slide"
+    return state | {"run": dict(state["config"])}
+
+
+def test_a_window_of_the_model_becomes_one_of_the_reader(folder):
+    assert "window" not in checkpoint.read(folder)
+    checkpoint.save(folder, slid(state_of(iter=9)))
+    state = checkpoint.read(folder)
+    assert state["window"] == CONFIG.block_size
+    assert state["config"]["beyond"] == state["run"]["beyond"] == "extend"
+    model, info = checkpoint.load(folder)
+    assert model.config == CONFIG
+    assert info["window"] == CONFIG.block_size
+
+
+@pytest.mark.parametrize("config", [None, 3, [], {"beyond": None}, {"beyond": ["slide"]}])
+def test_a_config_that_is_not_one_is_refused_and_not_mapped(tmp_path, config):
+    checkpoint.save(tmp_path, state_of() | {"config": config})
+    assert "window" not in checkpoint.read(tmp_path)
+    assert "does not describe a model" in refusal(tmp_path)

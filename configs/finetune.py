@@ -1,7 +1,6 @@
-"""A trained rope model carried to 4x in 5 % of its steps."""
+"""Fine-tune out/rope to four times its trained length in 5 % of its steps:
+`python train.py configs/rope.py configs/finetune.py --rope_scaling=yarn`."""
 
-name = "finetune-none"
-pos = "rope"
 init_from = "out/rope"
 block_size = 4 * 256
 batch_size = 16 // 4

@@ -1,7 +1,5 @@
-"""Repeat a key out of noise: `python evaluate.py out/passkey-nope --passkey` asks for it."""
+"""Retrieve a key from random letters: `python train.py configs/passkey.py configs/rope.py`."""
 
-name = "passkey-nope"
-pos = "none"
 dataset = "passkey"
 block_size = 128
 batch_size = 32

@@ -1,7 +1,6 @@
-"""GPT-2 124M on 8 GPUs: `torchrun --standalone --nproc_per_node=8 train.py FILE`."""
+"""GPT-2 124M on 8 GPUs:
+`torchrun --standalone --nproc_per_node=8 train.py configs/gpt2.py configs/rope.py`."""
 
-name = "gpt2-nope"
-pos = "none"
 dataset = "books-gpt2"  # 3 M tokens, to see it run; for a real run prepare a corpus of billions
 vocab_size = 50304  # 50257, rounded up to a multiple of 64
 block_size = 1024

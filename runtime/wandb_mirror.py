@@ -1,0 +1,129 @@
+"""The rows of a run, mirrored in wandb. metrics.jsonl is the record; a mirror never ends a run."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TIMEOUT = 5.0  # seconds that wandb may take to find its server
+RUN_METRICS = ("train/*", "val/*", "lr", "tokens_per_s", "ms_per_step", "grad_norm")
+
+
+class Mirror:
+    """A wandb run; nothing after one line that says why, where wandb is missing or fails.
+
+    job_type is "train" or "eval"; `path` is the file that holds the same rows, for that line.
+    """
+
+    def __init__(self, config: dict, run_id: str, job_type: str, path: Path):
+        self.path = path
+        self.run = open_wandb(config, run_id, job_type, path)
+
+    def log(self, row: dict) -> None:
+        self.attempt(lambda run: run.log(row))
+
+    def finish(self, exit_code: int = 0) -> None:
+        self.attempt(lambda run: run.finish(exit_code=exit_code))
+
+    def attempt(self, action: Callable[[Any], None]) -> None:
+        if self.run is None:
+            return
+        try:
+            action(self.run)
+        except Exception as error:  # whatever wandb raises, training goes on
+            self.run = None
+            _say_off(error, self.path)
+
+
+def open_wandb(config: dict, run_id: str, job_type: str, path: Path):
+    """A wandb run, or None after one line that says why not. Never prompts, never raises.
+
+    wandb=auto is WANDB_MODE where that is set, else online where a key is stored, else offline.
+    """
+    mode = config["wandb"]
+    if mode == "auto":
+        mode = os.environ.get("WANDB_MODE") or None
+    if mode == "disabled":
+        return None
+    try:
+        import wandb  # noqa: PLC0415 - half a second that a run without it should not pay
+
+        # Where it cannot write here, wandb would write to /tmp.
+        (Path(os.environ.get("WANDB_DIR") or ".") / "wandb").mkdir(parents=True, exist_ok=True)
+        return _connect(wandb, config, run_id, job_type, mode)
+    except Exception as error:  # not installed, folder not writable, ...
+        return _say_off(error, path)
+
+
+def _connect(wandb, config: dict, run_id: str, job_type: str, mode: str | None):
+    """Online where that works, else offline after one line."""
+    try:
+        if mode in (None, "online"):  # without a key, init would ask for one and wait forever
+            mode = "online" if wandb.login(prompt=False) else "offline"
+        return _init(wandb, config, run_id, job_type, mode)
+    except wandb.Error as error:
+        if mode == "offline":
+            raise
+        print(f"wandb offline: {_reason(error)}", file=sys.stderr)
+    return _init(wandb, config, run_id, job_type, "offline")
+
+
+def _init(wandb, config: dict, run_id: str, job_type: str, mode: str):
+    settings = wandb.Settings(
+        silent=True, console="off", init_timeout=TIMEOUT, x_transaction_log_flush_interval=1
+    )
+    run = wandb.init(
+        project=config["wandb_project"],
+        id=run_id,
+        name=config["name"] or config["pos"],
+        # what runs with different encodings have in common
+        group=f"{config['dataset']}-{config['n_layer']}x{config['n_embd']}-{config['block_size']}",
+        tags=[config["pos"], config["rope_scaling"]],
+        job_type=job_type,
+        config=config,
+        mode=mode,
+        resume="allow",
+        settings=settings,
+    )
+    for metric in RUN_METRICS:
+        run.define_metric(metric, step_metric="iter")
+    run.define_metric("ctx/*", step_metric="ctx/len")
+    return run
+
+
+def curve(config: dict, path: Path, rows: list[dict]) -> None:
+    """Mirror one model's rows of results in wandb: ctx/loss over ctx/len, and a table of all."""
+    label = f"{config['name'] or config['pos']}-{config['seed']}-{rows[0]['scaling']}"
+    run_id = f"ctx-{label}-{time.strftime('%m%d-%H%M%S')}"
+    mirror = Mirror(config | {"name": label}, run_id, "eval", path)
+    for row in sorted(rows, key=lambda row: row["length"]):
+        if row["protocol"] in ("matched", "passkey"):
+            mirror.log(_point(row))
+    mirror.attempt(lambda run: run.log({"results": _table(rows)}))
+    mirror.finish()
+
+
+def _point(row: dict) -> dict:
+    point = {"ctx/len": row["length"]}
+    for name in ("loss", "accuracy"):
+        if row.get(name) is not None:
+            point[f"ctx/{name}"] = row[name]
+    return point
+
+
+def _table(rows: list[dict]):
+    import wandb  # noqa: PLC0415 - as in open_wandb
+
+    columns = [name for name in rows[0] if name not in ("parts", "bins", "depths")]
+    return wandb.Table(columns, [[row.get(name) for name in columns] for row in rows])
+
+
+def _reason(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _say_off(error: Exception, path: Path) -> None:
+    print(f"wandb off: {_reason(error)}; logging to {path} only", file=sys.stderr)
