@@ -215,13 +215,15 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str = "half") -> Tensor:
     if layout not in ("half", "interleaved"):
         raise ValueError(f"layout is {layout!r}; it must be 'half' or 'interleaved'")
     assert 2 * cos.size(-1) <= x.size(-1), "the table has more planes than the head"
-    planes, rest = x.tensor_split((2 * cos.size(-1),), -1)
-    planes = planes.to(torch.promote_types(x.dtype, torch.float32))
+    channels = 2 * cos.size(-1)
+    if channels < x.size(-1):
+        rotated = rotate(x[..., :channels], cos, sin, layout)
+        return torch.cat((rotated, x[..., channels:]), -1)
+    planes = x.to(torch.promote_types(x.dtype, torch.float32))
     if layout == "half":
         a, b = planes.chunk(2, -1)  # (..., T, F) each
         rotated = torch.cat((a * cos - b * sin, a * sin + b * cos), -1)
     else:
         a, b = planes.unflatten(-1, (-1, 2)).unbind(-1)
         rotated = torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)
-    rotated = rotated.type_as(x)
-    return torch.cat((rotated, rest), -1) if rest.size(-1) else rotated
+    return rotated.type_as(x)

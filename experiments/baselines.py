@@ -1,6 +1,6 @@
-"""What bench.py runs beside us: rotations as others write them, and other people's models.
+"""The baselines of bench.py: rotations as others write them, and other people's models.
 
-B batch, T time, C channels, D head_dim, F = D/2 planes.
+Letters: T time, D head_dim, F = D/2 planes.
 """
 
 import importlib.util
@@ -29,12 +29,6 @@ def rotate_half(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + torch.cat((-b, a), -1) * sin
 
 
-def half_split(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """As one would write it down: halves (a, b) of x (..., T, D), float32 tables (T, F)."""
-    a, b = x.float().chunk(2, -1)
-    return torch.cat((a * cos - b * sin, a * sin + b * cos), -1).type_as(x)
-
-
 @torch.no_grad()
 def gpt_neox(model: GPT) -> nn.Module:
     """transformers' GPT-NeoX with the weights of a rope model, for `generate` with its cache."""
@@ -59,11 +53,12 @@ def gpt_neox(model: GPT) -> nn.Module:
     )
     twin = GPTNeoXForCausalLM(config).eval()
     for parameter in twin.parameters():
-        parameter.zero_()  # its biases, of which ours has none
+        parameter.zero_()  # its biases: a GPT has none
     twin.gpt_neox.embed_in.weight.copy_(model.wte.weight)
     twin.gpt_neox.final_layer_norm.weight.copy_(model.ln_f.weight)
     for theirs, ours in zip(twin.gpt_neox.layers, model.h, strict=True):
-        qkv = ours.attn.c_attn.weight.unflatten(0, (3, c.n_head, -1))  # theirs: by head, then kind
+        # Theirs orders rows by head, then by q, k and v; ours the other way.
+        qkv = ours.attn.c_attn.weight.unflatten(0, (3, c.n_head, -1))
         theirs.attention.query_key_value.weight.copy_(qkv.transpose(0, 1).flatten(0, 2))
         theirs.attention.dense.weight.copy_(ours.attn.c_proj.weight)
         theirs.input_layernorm.weight.copy_(ours.ln_1.weight)
@@ -74,35 +69,36 @@ def gpt_neox(model: GPT) -> nn.Module:
 
 
 def load_nanogpt(folder: str) -> ModuleType:
-    """model.py of a clone of nanoGPT that the user names; none of it is kept here."""
+    """model.py of a clone of nanoGPT. ValueError where the folder has none."""
     path = Path(folder) / "model.py"
     if not path.is_file():
         raise ValueError(f"nanogpt is {folder}; it must be a clone of nanoGPT, with a model.py")
     spec = importlib.util.spec_from_file_location("nanogpt", path)
     module = importlib.util.module_from_spec(spec)
-    sys.modules["nanogpt"] = module  # where its dataclass looks for itself
+    sys.modules["nanogpt"] = module  # its dataclass looks itself up there
     spec.loader.exec_module(module)
     return module
 
 
 def nanogpt(folder: str, config: GPTConfig) -> nn.Module:
-    """nanoGPT's own model of this size, as its CPU demo has it: no dropout, no biases."""
-    names = "block_size vocab_size n_layer n_head n_embd".split()
-    module, sizes = load_nanogpt(folder), {name: getattr(config, name) for name in names}
+    """nanoGPT's model of this size, as in its CPU demo: no dropout, no biases."""
+    module = load_nanogpt(folder)
+    names = ("block_size", "vocab_size", "n_layer", "n_head", "n_embd")
+    sizes = {name: getattr(config, name) for name in names}
     with redirect_stdout(sys.stderr):
         return module.GPT(module.GPTConfig(**sizes, dropout=0.0, bias=False))
 
 
 def nanogpt_step(model: nn.Module, tokens: np.ndarray, size: int) -> Callable[[], None]:
-    """One training step the way of its train.py on a CPU: float32, AdamW, batches of slices."""
+    """One training step as in nanoGPT's train.py on a CPU: float32, AdamW, batches of slices."""
     T = model.config.block_size
     with redirect_stdout(sys.stderr):
         optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
 
-    def batch() -> list[Tensor]:
+    def batch() -> tuple[Tensor, Tensor]:
         starts = torch.randint(len(tokens) - T, (size,))
-        pieces = [[tokens[i + o : i + o + T].astype(np.int64) for i in starts] for o in (0, 1)]
-        return [torch.stack([torch.from_numpy(row) for row in rows]) for rows in pieces]
+        rows = [torch.from_numpy(tokens[i : i + T + 1].astype(np.int64)) for i in starts]
+        return torch.stack([row[:-1] for row in rows]), torch.stack([row[1:] for row in rows])
 
     def step() -> None:
         _, loss = model(*batch())

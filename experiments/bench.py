@@ -1,22 +1,24 @@
-"""How fast, beside others at the same work on the same machine.
+"""Speed beside other people's code, at the same work on the same machine.
 
     python -m experiments.bench train|sample|rope|eval|all [--nanogpt CLONE] [--text FILE]
 
-Peers take turns with us in one process, A B A B, so that a slow moment of the machine meets both; a
-ratio is of two turns of one round, theirs / ours in seconds. Medians, with least and most.
+Works alternate in one process, A B A B, so that a slow moment of the machine affects all of them.
+A ratio compares two runs of one round, theirs / ours in seconds. Numbers are medians, with least
+and most.
 
 Letters: B batch, T time, H heads, D head_dim.
 """
 
 import contextlib
 import json
-import shutil
+import multiprocessing
 import string
-import subprocess
 import sys
 import tempfile
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,49 +29,48 @@ import torch
 import configs
 import data.prepare
 import rope
-from data.tokenizer import train_bpe
 from evaluation.scoring import token_losses
 from experiments import baselines
-from experiments.timing import Row, Took, cpu, high_water, in_turn, limits, line, rows, spread
+from experiments.timing import Row, Times, cpu, interleaved, limits, line, peak_memory, rows, spread
 from model import GPT, GPTConfig, KVCache
-from runtime import errors
-from runtime import setup as runs
+from runtime import errors, setup
 from runtime.device import commit
 from train import train_step
 
-HERE = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent
 CHARACTERS = (string.ascii_letters + string.punctuation)[:64] + " "  # 65, as tinyshakespeare has
 LARGE = {"n_layer": 6, "n_head": 6, "n_embd": 192, "block_size": 256, "batch_size": 16}
 SMALL = {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch_size": 12}
 COUNT = 1024  # tokens to sample
-ROTATED = ((16, 6, 256, 32), (4, 12, 1024, 64))  # (B, H, T, D) of queries and of keys
-DEPTHS = (256, 1024, 4096, 16384, 65536, 131072)  # where the cost of a token is looked at
-GOAL = 1.91  # nats, validation: where nanoGPT's CPU demo ends after DEMO steps
+SAMPLES = 4  # rows of the batch that is sampled at once
+ROTATED = ((16, 6, 256, 32), (4, 12, 1024, 64))  # shapes (B, H, T, D) of queries and of keys
+DEPTHS = (256, 1024, 4096, 16384, 65536, 131072)  # positions at which the cost of a token is shown
+GOAL = 1.91  # validation loss in nats: that of nanoGPT's CPU demo after DEMO steps
 DEMO = 2000
 SEEDS = (1337, 1, 2)
 
 
-# ---- what to work on
+# ---- data and models
 
 
-def prepare(root: str, text: str | None) -> None:
-    """The dataset `bench` in root: the text, or random characters of an equal number of kinds."""
-    path = Path(text) if text else Path(root) / "random.txt"
+def prepare(folder: str, text: str | None) -> None:
+    """The dataset `bench` in a folder: a text, or random characters of as many kinds."""
+    path = Path(text) if text else Path(folder) / "random.txt"
     if not text:
-        draw = np.random.default_rng(0).choice(list(CHARACTERS), 2**20)
-        path.write_text("".join(draw))
+        characters = np.random.default_rng(0).choice(list(CHARACTERS), 2**20)
+        path.write_text("".join(characters))
     with contextlib.redirect_stdout(sys.stderr):
-        data.prepare.prepare("bench", [path], root=Path(root))
+        data.prepare.prepare("bench", [path], root=Path(folder))
 
 
-def begin(root: str, *argv: str, **settings) -> runs.Run:
-    """A run that has not taken a step yet."""
-    fixed = {"dataset": "bench", "data_dir": root, "wandb": "disabled"}
-    flags = [f"--{name}={value}" for name, value in (fixed | settings).items()]
-    return runs.setup(configs.load([*argv, *flags]))
+def new_run(folder: str, *argv: str, **settings) -> setup.Run:
+    """A run on the dataset `bench` before its first step."""
+    settings = {"dataset": "bench", "data_dir": folder, "wandb": "disabled"} | settings
+    flags = [f"--{name}={value}" for name, value in settings.items()]
+    return setup.setup(configs.load([*argv, *flags]))
 
 
-def trained_work(run: runs.Run) -> float:
+def operations(run: setup.Run) -> float:
     """Floating point operations of one step: 6 a weight and token, and attention's products."""
     c = run.config
     weights = sum(p.numel() for p in run.model.parameters())
@@ -80,144 +81,145 @@ def trained_work(run: runs.Run) -> float:
 # ---- training
 
 
-def train(args, root: str) -> Iterator[Row]:
-    best, found = limits(args.rounds)
-    yield from found
+def train(args: Namespace, folder: str) -> Iterator[Row]:
+    best, table = limits(args.rounds)
+    yield from table
     for shape in (LARGE, SMALL):
-        name = "training step, {n_layer} x {n_head} x {n_embd}, batch {batch_size} x {block_size}"
-        ours, plain = begin(root, **shape), begin(root, **shape, dtype="float32")
-        steps = {"ours": partial(train_step, ours), "ours, float32": partial(train_step, plain)}
-        if args.nanogpt:
-            theirs = baselines.nanogpt(args.nanogpt, ours.config)
-            steps["nanoGPT"] = baselines.nanogpt_step(theirs, ours.data.train, shape["batch_size"])
-        took = in_turn(steps, args.rounds)
-        yield from rows(name.format(**shape), took)
-        rate = trained_work(ours) / best[str(ours.dtype).removeprefix("torch.")]
-        share = spread([100 * rate / seconds for seconds in took["ours"]])
-        yield Row("share of the best matrix product", "%", share)
-        yield stall(ours, took["ours"])
-    yield memory(args, root)
+        yield from step_rows(args, folder, shape, best)
+    yield memory(args, folder)
     if args.text and args.nanogpt:
-        yield from to_goal(args, root)
-    yield from beginnings(root)
-    yield from byte_pairs(Path(args.text or HERE / "README.md").read_text())
+        yield from to_goal(args, folder)
 
 
-def stall(run: runs.Run, step: list[float]) -> Row:
-    """The share of a step that it waits for its batch."""
-    c = run.config
-    draw = partial(data.batch, run.data.train, c.batch_size, c.block_size, c.seed)
-    took = in_turn({"ours": lambda: draw(run.iter)}, len(step))["ours"]
-    shares = [100 * a / b for a, b in zip(took, step, strict=True)]
-    return Row("share of a step spent on its batch", "%", spread(shares))
+def step_rows(args: Namespace, folder: str, shape: dict, best: dict[str, float]) -> Iterator[Row]:
+    """A training step of this shape, and its share of the machine's best matrix product."""
+    ours, float32 = new_run(folder, **shape), new_run(folder, **shape, dtype="float32")
+    steps = {"ours": partial(train_step, ours), "ours, float32": partial(train_step, float32)}
+    if args.nanogpt:
+        theirs = baselines.nanogpt(args.nanogpt, ours.config)
+        steps["nanoGPT"] = baselines.nanogpt_step(theirs, ours.data.train, shape["batch_size"])
+    times = interleaved(steps, args.rounds)
+    name = "training step, {n_layer} x {n_head} x {n_embd}, batch {batch_size} x {block_size}"
+    yield from rows(name.format(**shape), times)
+    at_best = operations(ours) / best[str(ours.dtype).removeprefix("torch.")]  # seconds
+    share = spread([100 * at_best / seconds for seconds in times["ours"]])
+    yield Row("share of the best matrix product", "%", share)
 
 
-def memory(args, root: str) -> Row:
+def memory(args: Namespace, folder: str) -> Row:
     """Memory that training adds at its peak, each in a process of its own, megabytes."""
-    ours, theirs = float(child("peak", root=root)), ()
-    if args.nanogpt:
-        theirs = (float(child("peak", "--nanogpt", args.nanogpt, root=root)),)
-    ratio = tuple(size / ours for size in theirs)
     work = "peak memory of training, 6 x 6 x 192, batch 16 x 256"
-    return Row(work, "MB", (ours,), "nanoGPT" if theirs else "", theirs, ratio)
+    ours = in_new_process(training_memory, folder)
+    if not args.nanogpt:
+        return Row(work, "MB", (ours,))
+    theirs = in_new_process(training_memory, folder, args.nanogpt)
+    return Row(work, "MB", (ours,), "nanoGPT", (theirs,), (theirs / ours,))
 
 
-def child(*argv: str, root: str) -> str:
-    command = [sys.executable, "-m", "experiments.bench", *argv, "--root", root]
-    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=HERE).stdout
+def in_new_process(work: Callable, *arguments):
+    """What `work` returns in a fresh interpreter."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
-def peak(args, root: str) -> None:
-    before, run = high_water(), begin(root, **LARGE)
+def training_memory(folder: str, nanogpt: str | None = None) -> float:
+    before, run = peak_memory(), new_run(folder, **LARGE)
     step = partial(train_step, run)
-    if args.nanogpt:
-        theirs = baselines.nanogpt(args.nanogpt, run.config)
+    if nanogpt:
+        theirs = baselines.nanogpt(nanogpt, run.config)
         step = baselines.nanogpt_step(theirs, run.data.train, run.config.batch_size)
     for _ in range(3):
         step()
-    print(high_water() - before)
+    return peak_memory() - before
 
 
-def to_goal(args, root: str) -> list[Row]:
-    """Training to GOAL beside nanoGPT's DEMO steps, of which a tenth is run and counts tenfold."""
-    took: Took = {"ours": [], "nanoGPT": []}
+def to_goal(args: Namespace, folder: str) -> list[Row]:
+    """Training to GOAL, beside the DEMO steps of nanoGPT: a tenth of them runs, times ten."""
+    times: Times = {"ours": [], "nanoGPT": []}
     for seed in SEEDS:
-        run = begin(root, str(HERE / "configs/quick.py"), seed=seed)
+        run = new_run(folder, str(ROOT / "configs/quick.py"), seed=seed)
         model = baselines.nanogpt(args.nanogpt, run.config)
         step = baselines.nanogpt_step(model, run.data.train, SMALL["batch_size"])
-        turns = {"ours": (partial(train_step, run), run.config.max_iters)}
-        for name, (work, times) in (turns | {"nanoGPT": (step, DEMO // 10)}).items():
-            began = time.perf_counter()
-            for _ in range(times):
-                work()
-            took[name].append(time.perf_counter() - began)
-        took["nanoGPT"][-1] *= 10
+        times["ours"].append(seconds_of(partial(train_step, run), run.config.max_iters))
+        times["nanoGPT"].append(10 * seconds_of(step, DEMO // 10))
         with run.autocast:
             loss = run.held_out.losses(run.model)["val/loss"]
         print(f"configs/quick.py, seed {seed}: val/loss {loss:.3f}", file=sys.stderr)
         if loss > GOAL:
             raise ValueError(f"validation loss is {loss:.3f} with seed {seed}; need {GOAL}")
-    return rows(f"training to validation loss {GOAL}, 3 seeds", took)
+    return rows(f"training to validation loss {GOAL}, 3 seeds", times)
 
 
-def beginnings(root: str, rounds: int = 3) -> Iterator[Row]:
-    """Starting up, beyond importing torch."""
-    flags = [f"--data_dir={root}", f"--out_dir={root}/out", "--dataset=bench", "--max_iters=1"]
-    flags += ["--overwrite", "--wandb=disabled", "--eval_tokens=1024"]
-    commands = {"torch": ["-c", "import torch"], "train.py --help": [HERE / "train.py", "--help"]}
-    commands["train.py --max_iters=1, checkpoint and all"] = [HERE / "train.py", *flags]
-    start = partial(subprocess.run, capture_output=True, check=True)
-    took = in_turn({k: partial(start, [sys.executable, *v]) for k, v in commands.items()}, rounds)
-    for name in list(took)[1:]:
-        beyond = [a - b for a, b in zip(took[name], took["torch"], strict=True)]
-        yield from rows(f"{name}, beyond importing torch", {"ours": beyond})
-
-
-def byte_pairs(text: str, size: int = 5 * 2**20) -> list[Row]:
-    encode, text = train_bpe([text[: 2**20]], 4096).encode, (text * (size // len(text) + 1))[:size]
-    return rows("encoding 5 MB of text, bpe", in_turn({"ours": lambda: encode(text)}, 3))
+def seconds_of(work: Callable, times: int) -> float:
+    start = time.perf_counter()
+    for _ in range(times):
+        work()
+    return time.perf_counter() - start
 
 
 # ---- sampling and evaluation
 
 
-def sample(args, root: str) -> Iterator[Row]:
-    """One token after another, from a model trained at 256; the weights do not matter."""
-    config = begin(root, **LARGE).config.gpt
+def sample(args: Namespace, folder: str) -> Iterator[Row]:
+    """Sampling from a model trained at 256; the values of its weights do not matter."""
+    config = new_run(folder, **LARGE).config.gpt
     model, prompt = GPT(config).eval(), torch.zeros(1, 1, dtype=torch.int64)
-    turns = {"ours": lambda: list(model.generate(prompt, COUNT))}
-    twin = baselines.gpt_neox(model)
-    mask = torch.ones_like(prompt)
-    generate = partial(twin.generate, prompt, attention_mask=mask, do_sample=True, top_k=0)
-    turns["transformers"] = partial(generate, max_new_tokens=COUNT, min_new_tokens=COUNT)
+    works = {"ours": lambda: list(model.generate(prompt, COUNT))}
+    mask, limit = torch.ones_like(prompt), {"max_new_tokens": COUNT, "min_new_tokens": COUNT}
+    generate = partial(baselines.gpt_neox(model).generate, prompt, attention_mask=mask, **limit)
+    works["transformers"] = partial(generate, do_sample=True, top_k=0)
     if args.nanogpt:
-        turns["nanoGPT"] = partial(baselines.nanogpt(args.nanogpt, config).generate, prompt, COUNT)
-    yield from rows(f"sampling {COUNT:,} tokens, 6 x 6 x 192", in_turn(turns, 3), "tokens/s", COUNT)
+        works["nanoGPT"] = partial(baselines.nanogpt(args.nanogpt, config).generate, prompt, COUNT)
+    rounds = min(args.rounds, 3)  # seconds each
+    times = interleaved(works, rounds)
+    yield from rows(f"sampling {COUNT:,} tokens, 6 x 6 x 192", times, "tokens/s", COUNT)
+    yield from batch_rows(model, rounds)
     for position in DEPTHS:
-        yield from rows(f"a token at position {position:,}", at_depth(position), "tokens/s", 1)
+        times = interleaved({"ours": token_at(position)}, 15)
+        yield from rows(f"a token at position {position:,}", times, "tokens/s", 1)
+
+
+def batch_rows(model: GPT, rounds: int) -> list[Row]:
+    """Several samples as one batch, against the same samples one after another."""
+    prompts = torch.zeros(SAMPLES, 1, dtype=torch.int64)
+
+    def generators() -> list[torch.Generator]:
+        return [torch.Generator().manual_seed(seed) for seed in range(SAMPLES)]
+
+    def one_batch() -> None:
+        list(model.generate(prompts, COUNT, generators=generators()))
+
+    def one_after_another() -> None:
+        for generator in generators():
+            list(model.generate(prompts[:1], COUNT, generators=[generator]))
+
+    times = interleaved({"ours": one_batch, "ours, one at a time": one_after_another}, rounds)
+    work = f"sampling {SAMPLES} x {COUNT:,} tokens as one batch, 6 x 6 x 192"
+    return rows(work, times, "tokens/s", SAMPLES * COUNT)
 
 
 @torch.no_grad()
-def at_depth(position: int, rounds: int = 15) -> Took:
-    """One token of a small model behind a cache of so many."""
+def token_at(position: int) -> Callable[[], None]:
+    """One token of a small model, behind a cache of random keys and values."""
     config = GPTConfig(vocab_size=65, n_layer=2, n_head=4, n_embd=64)
     model, token = GPT(config).eval(), torch.zeros(1, 1, dtype=torch.int64)
     cache = KVCache(position)
     model.hidden(token, cache)
-    for store in cache.layers.values():
-        for part in store:
-            part.normal_()
+    for keys, values in cache.layers.values():
+        keys.normal_()
+        values.normal_()
 
+    @torch.no_grad()
     def step() -> None:
         cache.length = position - 1
         model.logits(model.hidden(token, cache))
 
-    return in_turn({"ours": step}, rounds)
+    return step
 
 
-def evaluate(args, root: str) -> Iterator[Row]:
-    """Losses of held-out windows at the trained length, as train.py's evaluations."""
-    run = begin(root, **LARGE)
+def evaluate(args: Namespace, folder: str) -> list[Row]:
+    """Losses of held-out windows at the trained length, as train.py evaluates."""
+    run = new_run(folder, **LARGE)
     windows = torch.from_numpy(run.data.val[: 64 * 257].astype(np.int64)).view(64, 257)
     x, y = windows[:, :-1].contiguous(), windows[:, 1:].contiguous()
 
@@ -225,77 +227,84 @@ def evaluate(args, root: str) -> Iterator[Row]:
         with run.autocast:
             token_losses(run.model, x, y)
 
-    turns = {"ours": ours}
+    works = {"ours": ours}
     if args.nanogpt:
         theirs = baselines.nanogpt(args.nanogpt, run.config).eval()
-        pieces = list(zip(x.split(16), y.split(16), strict=True))
-        turns["nanoGPT"] = torch.no_grad()(lambda: [theirs(*piece) for piece in pieces])
-    took = in_turn(turns, args.rounds)
-    yield from rows("evaluation, 6 x 6 x 192, 64 x 256", took, "tokens/s", x.numel())
+        batches = list(zip(x.split(16), y.split(16), strict=True))
+        works["nanoGPT"] = torch.no_grad()(lambda: [theirs(*batch) for batch in batches])
+    times = interleaved(works, args.rounds)
+    return rows("evaluation, 6 x 6 x 192, 64 x 256", times, "tokens/s", x.numel())
 
 
 # ---- rotation
 
 
-def rotation(args, root: str) -> Iterator[Row]:
-    """Queries and keys turned, forward and backward, by everyone's own code."""
+def rotation(args: Namespace, folder: str) -> Iterator[Row]:
+    """The rotation of queries and keys, forward and backward, in everyone's own code."""
     for shape in ROTATED:
         cos, sin = rope.rotation_table(torch.arange(shape[2]), rope.frequencies(shape[3])[0])
         for dtype in (torch.float32, torch.bfloat16):
             wide = [torch.cat((part, part), -1).to(dtype) for part in (cos, sin)]
-            q, k, g, h = (torch.randn(shape).to(dtype).requires_grad_() for _ in range(4))
-            ways = {
+            rotations = {
                 "ours": partial(rope.rotate, cos=cos, sin=sin),
                 "LLaMA, complex": partial(baselines.complex_rotation, cis=torch.complex(cos, sin)),
-                "halves": partial(baselines.half_split, cos=cos, sin=sin),
                 "transformers": partial(baselines.rotate_half, cos=wide[0], sin=wide[1]),
             }
-            if shutil.which("g++"):
-                ways["halves, compiled"] = torch.compile(ways["halves"])
-            turns = {name: partial(both_ways, way, (q, k), (g, h)) for name, way in ways.items()}
-            turns["a copy"] = lambda tensors=(q, k, g, h): [t.detach().clone() for t in tensors]
-            name = f"rotation, {shape}, {str(dtype).removeprefix('torch.')}"
-            yield from rows(name, in_turn(turns, 4 * args.rounds))
+            q, k, dq, dk = (torch.randn(shape).to(dtype).requires_grad_() for _ in range(4))
+            works = {}
+            for name, rotate in rotations.items():
+                works[name] = partial(forward_backward, rotate, (q, k), (dq, dk))
+            work = f"rotation, {shape}, {str(dtype).removeprefix('torch.')}"
+            yield from rows(work, interleaved(works, 4 * args.rounds))
 
 
-def both_ways(way: Callable, inputs: tuple, upstream: tuple) -> None:
-    torch.autograd.grad([way(x) for x in inputs], inputs, upstream)
+def forward_backward(rotate: Callable, inputs: tuple, upstream: tuple) -> None:
+    torch.autograd.grad([rotate(x) for x in inputs], inputs, upstream)
 
 
-# ---- all of it
+# ---- the command
+
+
+def parse(argv: list[str], parts: list[str]) -> Namespace:
+    description = __doc__.partition("\n")[0]
+    parser = errors.Parser(prog="python -m experiments.bench", description=description)
+    parser.add_argument("part", choices=[*parts, "all"])
+    parser.add_argument("--nanogpt", help="a clone of nanoGPT, to compare with")
+    parser.add_argument("--text", help="tinyshakespeare's input.txt, for the time to a loss")
+    parser.add_argument("--rounds", type=int, default=9, help="measurements of each (default: 9)")
+    args = parser.parse_args(argv)
+    if args.rounds < 1:
+        raise ValueError(f"rounds is {args.rounds}; it must be at least 1")
+    if args.nanogpt:
+        baselines.load_nanogpt(args.nanogpt)  # refused now, not after minutes
+    return args
 
 
 def main(argv: list[str]) -> None:
-    works = {"train": train, "sample": sample, "rope": rotation, "eval": evaluate}
-    parser = errors.Parser(
-        prog="python -m experiments.bench", description=__doc__.partition("\n")[0]
-    )
-    parser.add_argument("what", choices=[*works, "all", "peak"])
-    parser.add_argument("--nanogpt", help="a clone of nanoGPT to run beside")
-    parser.add_argument("--text", help="tinyshakespeare's input.txt, for the time to a loss")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each")
-    parser.add_argument("--root", help="folder of a dataset `bench` that is there already")
-    args = parser.parse_args(argv)
-    if args.nanogpt:
-        baselines.load_nanogpt(args.nanogpt)  # refused now, not after minutes
-    if args.what == "peak":
-        return peak(args, args.root)
-    found = []
+    parts = {"train": train, "sample": sample, "rope": rotation, "eval": evaluate}
+    args, table = parse(argv, list(parts)), []
     print("| work | unit | ours | peer | theirs | ratio |\n|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as root:
-        prepare(root, args.text)
-        for name in works if args.what == "all" else [args.what]:
-            for row in works[name](args, root):
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(folder, args.text)
+        for name in parts if args.part == "all" else [args.part]:
+            for row in parts[name](args, folder):
                 print(line(row), flush=True)
-                found.append(asdict(row))
-    if args.what == "all":
-        about = {
-            "date": time.strftime("%Y-%m-%d"),
-            "cpu": cpu(),
-            "threads": torch.get_num_threads(),
-        }
-        about |= {"torch": str(torch.__version__), "commit": commit(), "rows": found}
-        (HERE / "results/bench.json").write_text(json.dumps(about, indent=1) + "\n")
+                table.append(asdict(row))
+    if args.part == "all":
+        write(table)
+
+
+def write(table: list[dict]) -> None:
+    """results/bench.json: the rows, and the machine they belong to."""
+    results = {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": cpu(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "commit": commit(),
+        "rows": table,
+    }
+    (ROOT / "results/bench.json").write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

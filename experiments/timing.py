@@ -1,4 +1,4 @@
-"""Measuring in turns: contestants, rounds, and what a row of bench.py's table says of them."""
+"""Times of several works, measured in alternation, and the rows of bench.py's table."""
 
 import platform
 import time
@@ -10,7 +10,7 @@ from statistics import median
 
 import torch
 
-Took = dict[str, list[float]]  # seconds of each round, by contestant
+Times = dict[str, list[float]]  # seconds of each round, by the name of the work
 
 
 @dataclass
@@ -26,72 +26,83 @@ class Row:
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:
+    """Median, least and most."""
     return median(values), min(values), max(values)
 
 
-def in_turn(contestants: dict[str, Callable[[], object]], rounds: int) -> Took:
-    """Seconds that each takes in each round, after one turn to warm up."""
-    took: Took = {name: [] for name in contestants}
+def interleaved(works: dict[str, Callable[[], object]], rounds: int) -> Times:
+    """Seconds of each work in each round, A B A B, after one round to warm up."""
+    times: Times = {name: [] for name in works}
     for number in range(rounds + 1):
-        for name, work in contestants.items():
-            began = time.perf_counter()
+        for name, work in works.items():
+            start = time.perf_counter()
             work()
-            if number:
-                took[name].append(time.perf_counter() - began)
-    return took
+            if number > 0:
+                times[name].append(time.perf_counter() - start)
+    return times
 
 
-def rows(work: str, took: Took, unit: str = "ms", amount: float | None = None) -> list[Row]:
-    """ "ours" beside each of the others: milliseconds, or `amount` a second."""
+def rows(work: str, times: Times, unit: str = "ms", amount: float | None = None) -> list[Row]:
+    """ "ours" beside each of the others: in milliseconds, or as `amount` a second.
 
-    def shown(seconds: list[float]) -> tuple[float, ...]:
+    A ratio is theirs / ours, in seconds of the same round.
+    """
+
+    def in_unit(seconds: list[float]) -> tuple[float, ...]:
         return spread([amount / s if amount else 1000 * s for s in seconds])
 
-    ours, found = took["ours"], []
-    for peer, theirs in took.items():
-        if peer != "ours":
-            ratio = spread([b / a for a, b in zip(ours, theirs, strict=True)])
-            found.append(Row(work, unit, shown(ours), peer, shown(theirs), ratio))
-    return found or [Row(work, unit, shown(ours))]
+    ours = times["ours"]
+    if len(times) == 1:
+        return [Row(work, unit, in_unit(ours))]
+    table = []
+    for peer in [name for name in times if name != "ours"]:
+        ratio = spread([b / a for a, b in zip(ours, times[peer], strict=True)])
+        table.append(Row(work, unit, in_unit(ours), peer, in_unit(times[peer]), ratio))
+    return table
 
 
 def limits(rounds: int) -> tuple[dict[str, float], list[Row]]:
-    """The machine's own: the best matrix product, operations a second by dtype; copying."""
-    best, found, n = {}, [], 2048
+    """The machine's limits: its best matrix product, in operations a second by dtype; a copy."""
+    best, table, n = {}, [], 2048
     for name, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32)):
         a, b = torch.randn(2, n, n).to(dtype)
-        took = in_turn({"ours": partial(torch.mm, a, b)}, rounds)
-        found += rows(f"limit: {name} matrix product", took, "GFLOP/s", 2 * n**3 / 1e9)
-        best[name] = 1e9 * found[-1].ours[2]
+        times = interleaved({"ours": partial(torch.mm, a, b)}, rounds)
+        table += rows(f"limit: {name} matrix product", times, "GFLOP/s", 2 * n**3 / 1e9)
+        best[name] = 1e9 * table[-1].ours[2]
     source = torch.randn(2**24)
-    took = in_turn({"ours": partial(torch.empty_like(source).copy_, source)}, rounds)
-    return best, found + rows("limit: memory copy", took, "GB/s", 8 * source.numel() / 1e9)
+    times = interleaved({"ours": partial(torch.empty_like(source).copy_, source)}, rounds)
+    return best, table + rows("limit: memory copy", times, "GB/s", 8 * source.numel() / 1e9)
 
 
 def line(row: Row) -> str:
-    def shown(values: tuple[float, ...]) -> str:
-        middle, *ends = (f"{v:,.0f}" if abs(v) >= 100 else f"{v:.3g}" for v in values or (0.0,))
-        return (middle + (f" ({ends[0]} to {ends[1]})" if ends else "")) if values else "-"
+    """A row of the table in Markdown."""
+    cells = row.work, row.unit, text(row.ours), row.peer or "-", text(row.theirs), text(row.ratio)
+    return f"| {' | '.join(cells)} |"
 
-    cells = row.work, row.unit, shown(row.ours), row.peer or "-", shown(row.theirs)
-    return f"| {' | '.join(cells)} | {shown(row.ratio)} |"
+
+def text(values: tuple[float, ...]) -> str:
+    """Numbers as "median (least to most)", or a single one; "-" for none."""
+    if not values:
+        return "-"
+    middle, *ends = (f"{v:,.0f}" if abs(v) >= 100 else f"{v:.3g}" for v in values)
+    return f"{middle} ({ends[0]} to {ends[1]})" if ends else middle
 
 
 def cpu() -> str:
-    """The processor's name and instruction sets that matter here, as Linux tells them."""
+    """The processor's name and the instruction sets that matter here, on Linux."""
     path = Path("/proc/cpuinfo")
     if not path.exists():
         return platform.processor()
-    lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-    about = {name.strip(): value.strip() for name, value in lines.items()}
+    lines = [line.split(":", 1) for line in path.read_text().splitlines() if ":" in line]
+    about = {name.strip(): value.strip() for name, value in lines}
     units = set(about.get("flags", "").split()) & {"avx2", "avx512f", "avx512_bf16", "amx_bf16"}
     return " ".join([about.get("model name", platform.machine()), *sorted(units)])
 
 
-def high_water() -> float:
-    """The most memory that this process has held, megabytes, as Linux tells it.
+def peak_memory() -> float:
+    """The most memory that this process has held, in megabytes, on Linux.
 
-    Not getrusage's ru_maxrss: a child begins there with what its parent held.
+    Not getrusage's ru_maxrss: in a child process that starts at what its parent held.
     """
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6

@@ -329,7 +329,7 @@ def build_model(
     torch.manual_seed(config.seed)
     model = checkpoint.build(state, config.gpt, make) if state else make(config.gpt)
     largest = config.largest_position
-    rule = f"at most {model.max_length}, the positions of pos {config.pos!r} (None is 4 * block_size)"
+    rule = f"at most {model.max_length}, the positions of pos {config.pos!r}"
     require(largest < model.max_length, config, "position_range", rule)
     return model.to(device).train()
 

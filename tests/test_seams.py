@@ -237,7 +237,7 @@ def edit(path, *insertions):
 
 
 def test_settings_of_a_new_encoding_and_scaling_take_one_file_each(tmp_path, flags):
-    """In a copy of the repository: a class with a setting in positions.py, a function in rope.py."""
+    """In a copy of the repository: a class and its setting in one file, a function in one."""
     copy = tmp_path / "fork"
     folders = "configs data evaluation runtime".split()
     for folder in folders:

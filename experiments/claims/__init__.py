@@ -1,20 +1,19 @@
-"""Claims about position encodings: one small script each.
+"""Claims about position encodings: one short script each.
 
-They use the models of experiments/reproduce.sh and models of their own.
-
-A script names the models that its claim is about and the ways to read with them; `judge` trains
-those that are missing, scores each on prose (what is harmed) and on keys (what is won), in three
-seeds, and skips what its results file already holds.
+A script lists models (`Trained`) and the variants in which each is evaluated past its trained
+length. `compare` trains the models that are missing, scores all of them on prose (loss) and on
+keys (retrieval accuracy), in three seeds, and skips what the results file already holds.
 """
 
 import json
-import math
 import os
 import shutil
 import sys
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,24 +26,25 @@ import rope
 import train
 from evaluate import Form
 from evaluation.scoring import windows
-from model import GPT
+from model import GPT, Attention
+from positions import POSITIONS, Position
 from runtime import checkpoint, errors
 from runtime.config import with_defaults
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = "results/claims"
-FILES = {  # prose is compared on the same targets alone, and the longest length bounds those
+FILES = {  # one a longest length for prose: that length decides which targets are scored
     "prose": "prose-{}x.json",
     "keys": "keys.json",
 }
-PROTOCOLS = ("matched", "passkey")  # of evaluate.py's, the two that compare lengths
-RATIOS = (1, 2, 4, 8)  # lengths, in trained lengths, where a script has none of its own
+PROTOCOLS = ("matched", "passkey")  # the protocols of evaluate.py that compare lengths
+RATIOS = (1, 2, 4, 8)  # context lengths in trained lengths, unless a script has its own
 SEEDS = (1337, 1, 2)
-TASKS = {  # task: before the names of its runs, what they are trained with
+TASKS = {  # task: the prefix of its runs' names, and their config files
     "prose": ("", ["configs/rope.py"]),
     "keys": ("passkey-", ["configs/passkey.py", "configs/rope.py"]),
 }
-ASKED = {  # of evaluate.py (window_tokens is but part of the name of what was asked)
+EVALUATION_FLAGS = {  # window_tokens measures nothing here, but is part of what names a row
     "prose": ["--window_tokens=2048"],
     "keys": ["--passkey", "--keys=100"],
 }
@@ -52,153 +52,197 @@ NONE, YARN = Form("none", {"rope_scaling": "none"}), Form("yarn", {"rope_scaling
 AS_TRAINED = Form("none", {})
 
 Scaling = Callable[[int, float, float, int], rope.Scaled]
-NEW: dict[str, Scaling] = {}  # come into rope.SCALINGS when a script runs, not when it is imported
+# They enter rope.SCALINGS and positions.POSITIONS when a script runs, not when it is imported.
+NEW_SCALINGS: dict[str, Scaling] = {}
+NEW_POSITIONS: dict[str, type[Position]] = {}
+
+by_turns = rope.rotations  # remove when experiments/figures.py calls rope.rotations
+
+
+# ---- models and variants
 
 
 class Trained(NamedTuple):
-    """A model that a claim is about, one a task and seed, and the ways to read with it."""
+    """A model that a claim is about: one run a task and seed."""
 
     name: str
-    forms: list[Form]
-    flags: dict[str, str] | None = (
-        None  # of train.py, by task; None: experiments/reproduce.sh trains it
-    )
+    forms: list[Form]  # the variants it is evaluated in
+    flags: dict[str, str] | None = None  # of train.py, by task; None: reproduce.sh trains it
     make: type[GPT] = GPT
-    after: "Trained | None" = None  # the model of fewer steps whose run it goes on with
-    ratios: tuple[int, ...] | None = None  # lengths, in trained ones, where not all of the script's
+    after: "Trained | None" = None  # a model of fewer steps, whose run this one continues
+    ratios: tuple[int, ...] | None = None  # context lengths, where they differ from the script's
 
     def folder(self, task: str, seed: int, out: str) -> Path:
-        """The folder of its run, trained now where that has not been done."""
-        before, files = TASKS[task]
-        path = Path(out) / f"{before}{self.name}-{seed}"
-        if self.flags is None:
-            if not checkpoint.exists(path):
-                raise ValueError(f"{path} is missing; experiments/reproduce.sh trains it, --out "
-                                 "names another folder")  # fmt: skip
-            return path
+        return Path(out) / f"{TASKS[task][0]}{self.name}-{seed}"
+
+    def command(self, task: str, seed: int, out: str) -> list[str]:
+        """The arguments of train.py."""
+        prefix, files = TASKS[task]
         argv = [str(ROOT / file) for file in files]
-        argv += [f"--name={before}{self.name}", f"--out_dir={path}"]
+        argv += [f"--name={prefix}{self.name}", f"--out_dir={self.folder(task, seed, out)}"]
         argv += [flag.format(out=out, seed=seed) for flag in self.flags[task].split()]
-        argv += [f"--seed={seed}", "--device=cpu", "--wandb=disabled"]
-        if self.after and not checkpoint.exists(path):
-            begin_with(path, self.after.folder(task, seed, out))
-        if checkpoint.exists(path):
-            if is_whole(path, configs.load(argv), longer=self.after is not None):
-                return path
+        return [*argv, f"--seed={seed}", "--device=cpu", "--wandb=disabled"]
+
+    def check_exists(self, task: str, seed: int, out: str) -> None:
+        """ValueError where experiments/reproduce.sh should have trained the model, and has not."""
+        folder = self.folder(task, seed, out)
+        if self.flags is None and not checkpoint.exists(folder):
+            instead = "experiments/reproduce.sh trains it, --out names another folder"
+            raise ValueError(f"{folder} is missing; {instead}")
+
+    def train_if_missing(self, task: str, seed: int, out: str) -> Path:
+        """The run's folder, after training: from nothing, or from where a run was stopped.
+
+        Raises SystemExit where a signal stops the training, ValueError where the folder holds a
+        run with other settings.
+        """
+        self.check_exists(task, seed, out)
+        folder = self.folder(task, seed, out)
+        if self.flags is None:
+            return folder
+        argv = self.command(task, seed, out)
+        if self.after is not None and not checkpoint.exists(folder):
+            copy_checkpoint(self.after.train_if_missing(task, seed, out), folder)
+        if checkpoint.exists(folder):
+            config = configs.load(argv)
+            check_settings(folder, config, may_be_longer=self.after is not None)
+            if is_finished(folder, config):
+                return folder
             argv.append("--resume")
         code = train.main(argv, self.make)
         if code != errors.DONE:
-            print("Here the same command again is enough.", file=sys.stderr)  # train.py said more
+            print("Run the same command again to continue.", file=sys.stderr)
             raise SystemExit(code)
-        return path
+        return folder
 
 
-def begin_with(path: Path, earlier: Path) -> None:
-    """Let a run begin with the checkpoint of another."""
-    path.mkdir(parents=True, exist_ok=True)
-    shutil.copy(earlier / checkpoint.NEWEST, path / checkpoint.FRESH)
-    os.replace(path / checkpoint.FRESH, path / checkpoint.NEWEST)  # whole or not at all
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Let the run in `target` start from the newest checkpoint of `source`."""
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source / checkpoint.NEWEST, target / checkpoint.FRESH)
+    os.replace(target / checkpoint.FRESH, target / checkpoint.NEWEST)  # all of it or nothing
 
 
-def is_whole(path: Path, config: configs.Config, longer: bool = False) -> bool:
-    """Whether a run has ended; ValueError where it is another than the one that is wanted.
+def check_settings(folder: Path, config: configs.Config, may_be_longer: bool = False) -> None:
+    """ValueError where a folder holds a run with other settings than config.
 
-    longer: it may have begun as a run of fewer steps.
+    may_be_longer: the run may have started with fewer steps.
     """
-    state = checkpoint.read(path)
-    saved = with_defaults(state["run"])
+    settings = with_defaults(checkpoint.read(folder)["run"])
     for name, value in config.determining.items():
-        was = saved[name]
-        if value is not None and was != value and not (longer and name == "max_iters"):
-            raise ValueError(f"{path} was trained with {name} {was}, wanted is {value}; remove it, "
-                             "or name another folder with --out")  # fmt: skip
+        same = value is None or settings[name] == value
+        if not same and not (may_be_longer and name == "max_iters"):
+            raise ValueError(
+                f"{folder} was trained with {name} {settings[name]}, not {value}; remove it, or "
+                "name another folder with --out"
+            )
+
+
+def is_finished(folder: Path, config: configs.Config) -> bool:
+    """Whether a run has done all its steps, and evaluated the last one."""
+    state = checkpoint.read(folder)
     return state["iter"] == config.max_iters and not state.get("row")
 
 
-def like_rope(name: str, forms: list[Form], flags: str, make: type[GPT] = GPT) -> Trained:
-    """The rope models of both tasks, with other settings."""
-    flags += " --eval_interval=600 --eval_tokens=4096"  # watched little: it is scored afterwards
+def rope_variant(name: str, forms: list[Form], flags: str, make: type[GPT] = GPT) -> Trained:
+    """The rope models of both tasks, trained with other settings."""
+    flags += " --eval_interval=600 --eval_tokens=4096"  # few evaluations: it is scored afterwards
     return Trained(name, forms, dict.fromkeys(TASKS, flags), make)
 
 
-def dynamic(name: str, scaling: Scaling) -> Form:
-    """A new RoPE scaling, read at factor = max(1, length / trained length)."""
-    key = name.replace(" ", "_")
-    NEW[key] = scaling
-    return Form(name, {"rope_scaling": f"dynamic_{key}"})
+def builtin(name: str, **settings) -> Form:
+    """A scaling of rope.py at factor = max(1, length / trained length), with its settings."""
+    label = " ".join([name, *(f"{setting} {value}" for setting, value in settings.items())])
+    return Form(label, {"rope_scaling": f"dynamic_{name}"} | settings)
 
 
-def known(name: str, **knobs) -> Form:
-    """A scaling that there is, under its own name unless it has settings of its own."""
-    said = "".join(f" {knob} {value}" for knob, value in knobs.items())
-    return Form(name + said, {"rope_scaling": f"dynamic_{name}"} | knobs)
+def new_scaling(label: str, scaling: Scaling) -> Form:
+    """A scaling that rope.py does not have, at factor = max(1, length / trained length)."""
+    name = label.replace(" ", "_")
+    NEW_SCALINGS[name] = scaling
+    return Form(label, {"rope_scaling": f"dynamic_{name}"})
 
 
-def by_turns(inv_freq: Tensor, train_len: int) -> Tensor:
-    """Full turns that each plane makes within the trained length, (F,)."""
-    return train_len * inv_freq / (2 * math.pi)
+def new_position(name: str, encoding: type[Position]) -> str:
+    """The name of a position encoding that positions.py does not have, as a value of `pos`."""
+    NEW_POSITIONS[name] = encoding
+    return name
 
 
-def yarn_factor(factor: float, coefficient: float = 0.1) -> float:
-    """YaRN's attention factor, c ln s + 1 (arXiv:2309.00071, eq. 22 has c = 0.1)."""
-    return coefficient * math.log(factor) + 1
+def with_attention(model: GPT, make: type[Attention], **settings) -> GPT:
+    """The model itself, with attention of class `make` in every layer, on the same weights."""
+    for layer, block in enumerate(model.h):
+        attention = make(model.config, layer, **settings)
+        attention.use(block.attn.position)
+        attention.load_state_dict(block.attn.state_dict())
+        block.attn = attention
+    return model
 
 
-def parse(name: str, argv: list[str]):
+# ---- a script's command
+
+
+def parse(name: str, argv: list[str]) -> Namespace:
+    """The settings of a script: tasks, seeds, and the folder of the runs."""
     parser = errors.Parser(prog=f"python -m experiments.claims.{name}")
     parser.add_argument("--seeds", type=int, default=3, choices=(1, 2, 3), help="(default: 3)")
     parser.add_argument("--task", choices=TASKS, help="one of the two (default: both)")
     parser.add_argument("--out", default="out", help="where the trained runs are (default: out)")
-    given = parser.parse_args(argv)
-    given.tasks = [given.task] if given.task else [*TASKS]
-    return given
+    args = parser.parse_args(argv)
+    args.tasks = [args.task] if args.task else [*TASKS]
+    args.seeds = SEEDS[: args.seeds]
+    return args
+
+
+def compare(name: str, models: list[Trained], argv: list[str], ratios=RATIOS) -> None:
+    """Score the models on both tasks, into files that all scripts share."""
+    args = parse(name, argv)
+    rope.SCALINGS.update(NEW_SCALINGS)
+    POSITIONS.update(NEW_POSITIONS)
+    for task, model, seed in product(args.tasks, models, args.seeds):  # before hours of training
+        model.check_exists(task, seed, args.out)
+    for task in args.tasks:
+        plans = []
+        for model, seed in product(models, args.seeds):
+            run = model.train_if_missing(task, seed, args.out)
+            plans.append(plan_of(model, run, task, ratios))
+        evaluate.evaluate(plans, evaluation_settings(task, ratios))
 
 
 def scores_of(task: str, longest: int) -> str:
-    """The file that holds what was scored at lengths up to this many trained ones."""
+    """The file of the scores at up to so many trained lengths."""
     return f"{RESULTS}/{FILES[task].format(longest)}"
 
 
-def plans(models: list[Trained], task: str, given, ratios):
-    """What evaluate.py is to measure of the models that a task has; trains what is missing."""
-    path = ROOT / scores_of(task, ratios[-1])
+def evaluation_settings(task: str, ratios: tuple[int, ...], longest: int | None = None):
+    """What evaluate.py makes of its arguments: context lengths, and the file of the results."""
+    path = ROOT / scores_of(task, longest or ratios[-1])
     lengths = ",".join(f"{n}x" for n in ratios)
     flags = [f"--json={path}", f"--lengths={lengths}", "--wandb=disabled", "--device=cpu"]
-    args, found = evaluate.parse(["RUN", *ASKED[task], *flags]), []
-    for model in models:
-        forms = model.forms
-        if model.make is not GPT:
-            build = partial(checkpoint.build, make=model.make)
-            forms = [replace(form, build=build) for form in forms]
-        runs = [model.folder(task, seed, given.out) for seed in SEEDS[: given.seeds]]
-        for plan in (evaluate.plan_of(str(run), args) for run in runs):
-            read = [n * plan.config.train_len for n in model.ratios or ratios]
-            found.append(replace(plan, forms=forms, lengths=read, protocols=PROTOCOLS))
-    return found, args
+    return evaluate.parse(["RUN", *EVALUATION_FLAGS[task], *flags])
 
 
-def judge(name: str, models: list[Trained], argv: list[str], ratios=RATIOS) -> None:
-    """Score the models on both tasks into files that all scripts share."""
-    given = parse(name, argv)
-    rope.SCALINGS.update(NEW)
-    for task in given.tasks:  # what cannot be trained here is looked for first
-        for model in models:
-            for seed in SEEDS[: given.seeds] if model.flags is None else ():
-                model.folder(task, seed, given.out)
-    for task in given.tasks:
-        evaluate.evaluate(*plans(models, task, given, ratios))
+def plan_of(model: Trained, run: Path, task: str, ratios: tuple[int, ...]) -> evaluate.Plan:
+    """What evaluate.py is to measure of one run."""
+    settings = evaluation_settings(task, model.ratios or ratios, ratios[-1])
+    plan = evaluate.plan_of(str(run), settings)
+    forms = model.forms
+    if model.make is not GPT:
+        build = partial(checkpoint.build, make=model.make)
+        forms = [replace(form, build=build) for form in forms]
+    return replace(plan, forms=forms, protocols=PROTOCOLS)
 
 
 def held_out(state: dict, length: int, count: int) -> Tensor:
-    """Windows int64 (count, length + 1), of the held-out text of the run of a checkpoint."""
+    """Windows int64 (count, length + 1) of the held-out text of a checkpoint's run."""
     run = state["run"]
     dataset = data.load(run["dataset"], Path(run["data_dir"]) if run["data_dir"] else data.DATA)
     starts = data.spans(dataset.documents("val"), length, count)
     return windows(dataset.val, starts, length, length)
 
 
-def record(name: str, found: dict) -> None:
-    """What a script measured by itself: results/claims/NAME.json."""
+def record(name: str, results: dict) -> None:
+    """Write what a script measures without evaluate.py: results/claims/NAME.json."""
     path = ROOT / RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1) + "\n")
+    path.write_text(json.dumps(results, indent=1) + "\n")

@@ -1,14 +1,15 @@
-"""One key head for all query heads (arXiv:1911.02150), the most that sharing them can do: do the
-verdicts on planes and scalings stay?"""
+"""Do the verdicts on planes and scalings hold when all query heads share one key head?
 
-from experiments.claims import NONE, YARN, Trained, judge, known, like_rope
-from experiments.claims import which_planes as bands
+One key head (arXiv:1911.02150) is the extreme case of grouped queries.
+"""
+
+from experiments.claims import NONE, YARN, Trained, builtin, compare, rope_variant, which_planes
 from runtime import errors
 
 PLANES = {"slow planes, under 1", "fast planes, from 1"}
-FORMS = [NONE, *(known(name) for name in "linear ntk llama3".split()), YARN]
-FORMS += [form for form in bands.FORMS if form.label in PLANES]
-MODELS = [Trained("rope", FORMS), like_rope("gqa", FORMS, "--n_kv_head=1")]
+VARIANTS = [NONE, *(builtin(name) for name in ("linear", "ntk", "llama3")), YARN]
+VARIANTS += [variant for variant in which_planes.VARIANTS if variant.label in PLANES]
+MODELS = [Trained("rope", VARIANTS), rope_variant("gqa", VARIANTS, "--n_kv_head=1")]
 
 if __name__ == "__main__":
-    errors.run(lambda argv: judge("gqa", MODELS, argv))
+    errors.run(lambda argv: compare("gqa", MODELS, argv))

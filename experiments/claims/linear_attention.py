@@ -1,23 +1,32 @@
 """Linear attention with rotated features: RoFormer's eq. 19 (arXiv:2104.09864), trained.
 
-The score of a pair is phi(q) . phi(k) with phi = elu + 1 (arXiv:2006.16236). RoPE turns both in
-the numerator only; the sum that divides stays unturned and positive, so weights can be negative
-and need not sum to one. `running` never makes the matrix of scores, so that its cost grows with
-the length alone.
+The score of a pair is phi(q) . phi(k) with phi = elu + 1 (arXiv:2006.16236). RoPE rotates both in
+the numerator only; the denominator stays unrotated and positive, so that weights can be negative
+and need not sum to one. `running` never makes the matrix of scores: its cost is linear in the
+length.
 
-Letters: B batch, T time, H heads, D head_dim.
+Letters: B batch, T time, C channels, H heads, D head_dim.
 """
 
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from attention import Attention, Scene
 from torch import Tensor
 
-from experiments.claims import AS_TRAINED, SEEDS, Trained, held_out, judge, like_rope, parse, record
-from experiments.timing import in_turn, spread
-from model import GPT, GPTConfig
+from experiments.claims import (
+    AS_TRAINED,
+    Trained,
+    compare,
+    held_out,
+    parse,
+    record,
+    rope_variant,
+    with_attention,
+)
+from experiments.timing import interleaved, spread
+from model import GPT, Attention, GPTConfig, KVCache
+from positions import Place
 from rope import frequencies, rotate, rotation_table
 from runtime import checkpoint, errors
 
@@ -28,76 +37,80 @@ LENGTHS = (1024, 4096, 16384)  # at which the cost is measured
 class LinearAttention(Attention):
     """Attention without a softmax; full forward passes only, no cache."""
 
-    def forward(self, x: Tensor, scene: Scene) -> Tensor:
-        if scene.cache is not None:
+    def forward(
+        self, x: Tensor, at: Place, cache: KVCache | None, last: int | None = None
+    ) -> Tensor:
+        if cache is not None:
             raise ValueError("linear attention has no cache here; ask for a full forward pass")
-        y = running(*self.features(x), scene.rotate).to(x.dtype)
-        return self.c_proj(y.transpose(1, 2).reshape(x.shape))
+        q, k, v = self.features(x)
+        y = running(q, k, v, *self.position.rotate(q, k, at)).to(x.dtype)
+        y = self.c_proj(y.transpose(1, 2).flatten(2))  # (B, T, C)
+        return y if last is None else y[:, -last:]
 
     def features(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """phi(q), phi(k), v: (B, H, T, D)."""
-        heads = self.c_attn(x).unflatten(-1, (-1, self.config.head_dim)).transpose(1, 2)
-        q, k, v = heads.chunk(3, 1)
+        """phi(q), phi(k) and v of x (B, T, C): (B, H, T, D) each."""
+        q, k, v = self.qkv(x)
         return phi(q), phi(k), v
 
 
 def phi(x: Tensor) -> Tensor:
-    """elu(x) + 1, without the steps of 1/256 that bfloat16 would leave of its small values."""
+    """elu(x) + 1, as a sum that keeps small values: 1 + (a number near -1) would round them."""
     return F.relu(x) + x.clamp(max=0).exp()
 
 
-def above(q: Tensor, k: Tensor, rotated) -> Tensor:
-    """The scores of the numerator (B, H, T, T): of the turned features, 0 for the future."""
-    return (rotated(q) @ rotated(k).mT).tril()
+def numerator_scores(rotated_q: Tensor, rotated_k: Tensor) -> Tensor:
+    """The scores of rotated features, 0 for the future: (B, H, T, T)."""
+    return (rotated_q @ rotated_k.mT).tril()
 
 
-def running(q: Tensor, k: Tensor, v: Tensor, rotated) -> Tensor:
-    """Turned scores times v, over the sum of the unturned ones, (B, H, T, D).
+def running(q: Tensor, k: Tensor, v: Tensor, rotated_q: Tensor, rotated_k: Tensor) -> Tensor:
+    """Scores of rotated features times v, over the sum of the unrotated scores: (B, H, T, D).
 
-    CHUNK tokens at a time: what went before is one D x D. The sum is always positive. Both are
-    added up in float32.
+    It works on CHUNK tokens at a time; a D x D matrix holds all earlier ones. The sum is always
+    positive. Both are accumulated in float32.
     """
-    turned_q, turned_k = rotated(q), rotated(k)
     sums = (q * k.float().cumsum(2)).sum(-1, keepdim=True)
-    memory, found = 0.0, []
-    for a in range(0, q.size(2), CHUNK):
-        tq, tk, values = (x[:, :, a : a + CHUNK] for x in (turned_q, turned_k, v))
-        inner = (tq @ tk.mT).tril() @ values
-        found.append(inner + tq @ memory if a else inner)
-        memory = memory + (tk.mT @ values).float()
-    return torch.cat(found, 2) / sums
+    memory, chunks = None, []
+    for start in range(0, q.size(2), CHUNK):
+        rows = slice(start, start + CHUNK)
+        rq, rk, values = rotated_q[:, :, rows], rotated_k[:, :, rows], v[:, :, rows]
+        within = numerator_scores(rq, rk) @ values
+        chunks.append(within if memory is None else within + rq @ memory)
+        added = (rk.mT @ values).float()
+        memory = added if memory is None else memory + added
+    return torch.cat(chunks, 2) / sums
 
 
 class LinearGPT(GPT):
-    """A GPT whose blocks have linear attention, on the weights that softmax would have."""
+    """A GPT with linear attention, which starts from the weights that a GPT starts from."""
 
     def __init__(self, config: GPTConfig):
         super().__init__(config)
-        for layer, block in enumerate(self.h):
-            plain, block.attn = block.attn, LinearAttention(config, layer)
-            block.attn.load_state_dict(plain.state_dict())
-        self.register_buffer("linear_attention", torch.ones(()))  # no GPT reads its checkpoints
+        with_attention(self, LinearAttention)
+        self.register_buffer("linear_attention", torch.ones(()))  # a plain GPT refuses to load it
 
 
 MODELS = [
     Trained("nope", [AS_TRAINED]),
     Trained("rope", [AS_TRAINED]),
-    like_rope("linear", [AS_TRAINED], "--pos=none", LinearGPT),
-    like_rope("linear-rope", [AS_TRAINED], "--pos=rope", LinearGPT),
+    rope_variant("linear", [AS_TRAINED], "--pos=none", LinearGPT),
+    rope_variant("linear-rope", [AS_TRAINED], "--pos=rope", LinearGPT),
 ]
 
 
 @torch.no_grad()
-def negative(folder: Path) -> float:
-    """Share of negative weights, of held-out windows, over all layers and heads."""
+def negative_share(folder: Path) -> float:
+    """Share of negative weights on held-out windows, over all layers and heads."""
     state = checkpoint.read(folder)
     model = checkpoint.build(state, checkpoint.config_of(state), LinearGPT)
     T, shares = model.config.block_size, []
 
-    def count(attn: LinearAttention, given: tuple[Tensor, Scene]) -> None:
-        q, k, _ = attn.features(given[0])
+    def count(attention: LinearAttention, arguments: tuple) -> None:
+        x, at, *_ = arguments
+        q, k, _ = attention.features(x)
         pairs = q.shape[:2].numel() * T * (T + 1) / 2
-        shares.append((above(q, k, given[1].rotate) < 0).sum() / pairs)
+        scores = numerator_scores(*attention.position.rotate(q, k, at))
+        shares.append((scores < 0).sum() / pairs)
 
     for block in model.h:
         block.attn.register_forward_pre_hook(count)
@@ -111,28 +124,27 @@ def cost(length: int, rounds: int = 5) -> dict[str, list[float]]:
     table = rotation_table(torch.arange(length), frequencies(32)[0])
     q, k, v = torch.randn(3, 1, 4, length, 32)
 
-    def turn(x: Tensor) -> Tensor:
-        return rotate(x, *table)
+    def softmax() -> Tensor:
+        rotated = rotate(q, *table), rotate(k, *table)
+        return F.scaled_dot_product_attention(*rotated, v, is_causal=True)
 
-    took = in_turn(
-        {
-            "softmax": lambda: F.scaled_dot_product_attention(turn(q), turn(k), v, is_causal=True),
-            "linear": lambda: running(phi(q), phi(k), v, turn),
-        },
-        rounds,
-    )
-    return {
-        name: [round(1e6 * s / length, 3) for s in spread(times)] for name, times in took.items()
-    }
+    def linear() -> Tensor:
+        features = phi(q), phi(k)
+        return running(*features, v, *(rotate(x, *table) for x in features))
+
+    results = {}
+    for name, seconds in interleaved({"softmax": softmax, "linear": linear}, rounds).items():
+        results[name] = [round(1e6 * s / length, 3) for s in spread(seconds)]
+    return results
 
 
 def main(argv: list[str]) -> None:
-    judge("linear_attention", MODELS, argv)
-    given, rotated = parse("linear_attention", argv), MODELS[-1]
-    for task in given.tasks:
-        runs = [rotated.folder(task, seed, given.out) for seed in SEEDS[: given.seeds]]
-        record(f"linear-{task}", {"negative": [round(negative(run), 4) for run in runs]})
-    if not given.task:  # alone on the machine, or the times mean nothing
+    compare("linear_attention", MODELS, argv)
+    args, with_rope = parse("linear_attention", argv), MODELS[-1]
+    for task in args.tasks:
+        runs = [with_rope.train_if_missing(task, seed, args.out) for seed in args.seeds]
+        record(f"linear-{task}", {"negative": [round(negative_share(run), 4) for run in runs]})
+    if not args.task:  # other processes would disturb the times; one task means a parallel run
         record("linear-cost", {str(length): cost(length) for length in LENGTHS})
 
 

@@ -1,59 +1,71 @@
-"""What low precision in the rotary tables costs: bfloat16 positions, frequencies, or tables."""
+"""What low precision in the rotary tables costs: one step of their making in bfloat16 at a time."""
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from evaluate import Form
-from experiments.claims import NONE, YARN, Trained, judge
-from model import GPT, GPTConfig
+from experiments.claims import NONE, YARN, Form, Trained, compare, new_position
 from positions import Rope
-from runtime import checkpoint, errors
-
-PLACES = ("positions", "inv_freq", "angles", "table")
-
-
-def rounded(x: Tensor) -> Tensor:
-    return x.to(torch.bfloat16).to(x.dtype)
+from runtime import errors
 
 
 class Rounded(Rope):
-    """RoPE with one of its steps rounded to bfloat16."""
+    """RoPE with one step on the way to its table rounded to bfloat16."""
 
-    def __init__(self, config: GPTConfig, place: str):
-        super().__init__(config)
-        self.place = place
+    step: ClassVar[str]  # positions, inv_freq, angles or table
 
-    def table(self, positions: Tensor, length: int) -> tuple[Tensor, ...]:
-        inv_freq, _ = self.frequencies(length)
-        positions = positions.double()
-        if self.place == "positions":
-            positions = rounded(positions)
-        if self.place == "inv_freq":
-            inv_freq = rounded(inv_freq)
-        angles = positions[:, None] * inv_freq  # (T, F)
-        if self.place == "angles":
-            angles = rounded(angles)
-        table = angles.cos().float(), angles.sin().float()
-        return tuple(map(rounded, table)) if self.place == "table" else table
+    def round(self, x: Tensor, step: str) -> Tensor:
+        """x, rounded where this is the step to round."""
+        return x.to(torch.bfloat16).to(x.dtype) if step == self.step else x
+
+    def table(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor, float]:
+        inv_freq, attention_factor = self.frequencies(length)
+        inv_freq = self.round(inv_freq, "inv_freq")
+        positions = self.round(positions.double(), "positions")
+        angles = self.round(positions[..., None] * inv_freq, "angles")  # (T, F)
+        cos = self.round(angles.cos().float(), "table")
+        sin = self.round(angles.sin().float(), "table")
+        return cos, sin, attention_factor**2
 
 
-def with_rounding(place: str):
-    def build(state: dict, config: GPTConfig) -> GPT:
-        model = checkpoint.build(state, config)
-        model.position = Rounded(config, place)
-        return model
-
-    return build
+class RoundedPositions(Rounded):
+    step = "positions"
 
 
-FORMS = [NONE, *(Form(f"bfloat16 {place}", {}, with_rounding(place)) for place in PLACES), YARN]
-FORMS += [  # where it reads on, and nothing hides what rounding does
-    Form(f"yarn, bfloat16 {place}", YARN.overrides, with_rounding(place))
-    for place in ("positions", "inv_freq", "table")
+class RoundedFrequencies(Rounded):
+    step = "inv_freq"
+
+
+class RoundedAngles(Rounded):
+    step = "angles"
+
+
+class RoundedTable(Rounded):
+    step = "table"
+
+
+def rounded(encoding: type[Rounded], scaling: Form = NONE) -> Form:
+    """The variant with one step rounded, unscaled or under a scaling."""
+    label = f"bfloat16 {encoding.step}"
+    pos = new_position(f"rope, {label}", encoding)
+    prefix = "" if scaling is NONE else f"{scaling.label}, "
+    return Form(prefix + label, scaling.overrides | {"pos": pos})
+
+
+VARIANTS = [
+    NONE,
+    rounded(RoundedPositions),
+    rounded(RoundedFrequencies),
+    rounded(RoundedAngles),
+    rounded(RoundedTable),
+    YARN,  # it extrapolates, so that the loss of no scaling does not hide that of rounding
+    rounded(RoundedPositions, YARN),
+    rounded(RoundedFrequencies, YARN),
+    rounded(RoundedTable, YARN),
 ]
-
 RATIOS = (1, 4, 16)
-MODELS = [Trained("rope", FORMS)]
+MODELS = [Trained("rope", VARIANTS)]
 
 if __name__ == "__main__":
-    errors.run(lambda argv: judge("precision", MODELS, argv, RATIOS))
+    errors.run(lambda argv: compare("precision", MODELS, argv, RATIOS))

@@ -1,81 +1,77 @@
-"""Positions exact within a window W and held beyond it: ReRoPE, and leaky ReRoPE.
+"""Distances exact within a window W and constant beyond it: ReRoPE, and leaky ReRoPE.
 
-The texts give YaRN a local window |m - n| < W. No YaRN has one; these do (J. Su, 2023,
-https://kexue.fm/archives/9708). Scores are made twice, in the plain way and as if every key were
-W + (distance - W) / step away, and chosen by distance: an attention of its own, put into the
-trained model in place of the plain one.
+Two texts give YaRN a local window |m - n| < W. YaRN has none; ReRoPE has one (J. Su, 2023,
+https://kexue.fm/archives/9708). It computes the scores twice, as RoPE does and as if every key
+stood W + (distance - W) / step away, and chooses by distance.
 
-Letters: B batch, T time, H heads, D head_dim, F = D/2 planes.
+Letters: B batch, T time, S keys, H heads, D head_dim.
 """
 
 import math
 
 import torch
-from attention import BLOCK, Attention, Scene
-from torch import Tensor, nn
+from torch import Tensor
 
 import rope
-from evaluate import Form
-from experiments.claims import NONE, YARN, Trained, judge
-from model import GPT, GPTConfig
+from experiments.claims import NONE, YARN, Form, Trained, compare, with_attention
+from model import GPT, Attention, GPTConfig
+from positions import Place, Position
 from runtime import checkpoint, errors
 
 
-class ReRope(nn.Module):
-    """Attention with the weights of another; full forward passes only, no cache."""
+class ReRope(Attention):
+    """Attention whose scores depend on a distance that grows slower, or not, beyond W.
 
-    def __init__(self, plain: Attention, window: float, leaky: bool):
-        super().__init__()
-        self.plain, self.window, self.leaky = plain, window, leaky
+    window: W in trained lengths. leaky: the step is such that no key stands farther away than the
+    trained length; otherwise it is infinite. Full forward passes only where it is leaky: the step
+    depends on the length of the text, and a cache would keep the states of shorter texts.
+    """
+
+    def __init__(self, config: GPTConfig, layer: int, window: float, leaky: bool):
+        super().__init__(config, layer)
+        self.local, self.leaky = int(window * config.train_len), leaky
+
+    def use(self, position: Position) -> None:
+        super().use(Position(self.config))  # `scores` rotates; the layer's encoding must not
+
+    def scores(self, q: Tensor, k: Tensor, at: Place, rows: slice) -> Tensor:
+        queries, keys = at.query_positions[rows], at.positions
+        q, W = q[:, :, rows], min(at.length, self.local)
+        step = self.step(at.length, W)
+        near = self.product(q, k, queries, keys, at)
+        # A key at distance d then stands W + (d - W) / step away.
+        far = self.product(q, k, queries / step + W * (1 - 1 / step), keys / step, at)
+        return torch.where(at.distance(rows) < W, near, far)  # (B, H, rows, S)
+
+    def step(self, length: int, window: int) -> float:
+        if not self.leaky:
+            return math.inf
+        return max(1.0, (length - window) / (self.config.train_len - window))
+
+    def product(self, q: Tensor, k: Tensor, queries: Tensor, keys: Tensor, at: Place) -> Tensor:
+        """Scores of q and k, rotated to these positions."""
+        return super().scores(self.rotated(q, queries), self.rotated(k, keys), at, slice(None))
 
     def rotated(self, x: Tensor, positions: Tensor) -> Tensor:
-        config = self.plain.config
-        inv_freq, _ = rope.frequencies(config.head_dim, config.rope_theta)
-        return rope.rotate(x, *rope.rotation_table(positions, inv_freq), config.rope_layout)
-
-    def forward(self, x: Tensor, scene: Scene) -> Tensor:
-        c, T = self.plain.config, x.size(1)
-        q, k, v = self.plain.c_attn(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2).chunk(3, 1)
-        at = torch.arange(T)
-        W = min(T, int(self.window * c.train_len))
-        # Leaky: the first key of all stands a trained length away, and no farther.
-        step = max(1.0, (T - W) / (c.train_len - W)) if self.leaky else math.inf
-        near_q, near_k = self.rotated(q, at), self.rotated(k, at)
-        # Of these two a key at distance d stands W + (d - W) / step away.
-        far_q = self.rotated(q, at / step + W * (1 - 1 / step))
-        far_k = self.rotated(k, at / step)
-        found = []
-        for start in range(T - (scene.last or T), T, BLOCK):
-            rows = slice(start, min(start + BLOCK, T))
-            seen = slice(0, rows.stop)  # no key from there on
-            distance = at[rows, None] - at[seen]
-            near = near_q[:, :, rows] @ near_k[:, :, seen].mT  # (B, H, BLOCK or less, seen)
-            far = far_q[:, :, rows] @ far_k[:, :, seen].mT
-            scores = scene.scale * torch.where(distance < W, near, far)
-            scores = scores.masked_fill(distance < 0, -math.inf)
-            found.append(scores.softmax(-1) @ v[:, :, seen])
-        y = torch.cat(found, 2)  # (B, H, T or last, D)
-        return self.plain.c_proj(y.transpose(1, 2).flatten(2))
+        inv_freq, _ = rope.frequencies(self.config.head_dim, self.config.rope_theta)
+        table = rope.rotation_table(positions, inv_freq)
+        return rope.rotate(x, *table, self.config.rope_layout)
 
 
-def with_window(window: float, leaky: bool):
-    """How to build the model: its window in trained lengths."""
+def rerope(window: float, leaky: bool) -> Form:
+    """The variant of this window, in trained lengths."""
 
     def build(state: dict, config: GPTConfig) -> GPT:
         model = checkpoint.build(state, config)
-        for block in model.h:
-            block.attn = ReRope(block.attn, window, leaky)
-        return model
+        return with_attention(model, ReRope, window=window, leaky=leaky)
 
-    return build
+    name = "leaky ReRoPE" if leaky else "ReRoPE"
+    return Form(f"{name}, W = {window:g} L", {}, build)
 
 
-FORMS = [NONE, YARN]
-for window, leaky in ((0.25, False), (0.5, False), (0.5, True)):
-    name = f"{'leaky ' * leaky}ReRoPE, W = {window:g} L"
-    FORMS.append(Form(name, {}, with_window(window, leaky)))
-
-MODELS = [Trained("rope", FORMS)]
+VARIANTS = [NONE, YARN, rerope(0.25, leaky=False), rerope(0.5, leaky=False)]
+VARIANTS += [rerope(0.5, leaky=True)]
+MODELS = [Trained("rope", VARIANTS)]
 
 if __name__ == "__main__":
-    errors.run(lambda argv: judge("rerope", MODELS, argv))
+    errors.run(lambda argv: compare("rerope", MODELS, argv))

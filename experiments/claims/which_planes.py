@@ -1,41 +1,42 @@
-"""Which planes break past the trained length: those that turn fast, or those that turn slowly?
+"""Which planes fail past the trained length: those of high frequency, or those of low frequency?
 
-Only the planes of fewer than B turns within the trained length are slowed by the factor, or only
-the others. At B = 1 the border is a wavelength of just the trained length.
+Each variant divides the frequencies of one side of a border by the factor: of the planes that make
+fewer than B rotations within the trained length ("slow"), or of the others ("fast"). At B = 1 the
+wavelength at the border equals the trained length.
 """
 
 import torch
 
 import rope
-from experiments.claims import NONE, YARN, Trained, by_turns, dynamic, judge, known, yarn_factor
+from experiments.claims import NONE, YARN, Scaling, Trained, builtin, compare, new_scaling
 from runtime import errors
 
 BORDERS = (0.5, 1, 2, 4, 8)
 
 
-def slowed(border: float, slow: bool, sharpened: bool = False):
-    """The scaling that slows one side of the border, with YaRN's temperature or without."""
+def interpolated(border: float, slow: bool, sharpened: bool = False) -> Scaling:
+    """Interpolate one side of the border, with YaRN's attention factor or without."""
 
     def scaling(head_dim: int, theta: float, factor: float, train_len: int) -> rope.Scaled:
-        inv_freq = rope.none(head_dim, theta, factor, train_len)[0]
-        chosen = (by_turns(inv_freq, train_len) < border) == slow
-        sharp = yarn_factor(factor) if sharpened else 1.0
-        return torch.where(chosen, inv_freq / factor, inv_freq), sharp
+        inv_freq = rope.unscaled(head_dim, theta)
+        chosen = (rope.rotations(inv_freq, train_len) < border) == slow
+        attention_factor = rope.yarn_attention_factor(factor) if sharpened else 1.0
+        return torch.where(chosen, inv_freq / factor, inv_freq), attention_factor
 
     return scaling
 
 
-FORMS = [
+SLOW, FAST = interpolated(1, slow=True, sharpened=True), interpolated(1, slow=False, sharpened=True)
+VARIANTS = [
     NONE,
-    *(dynamic(f"slow planes, under {b:g}", slowed(b, slow=True)) for b in BORDERS),
-    known("linear"),
-    dynamic("fast planes, from 1", slowed(1, slow=False)),
-    dynamic("slow planes, under 1, sharpened", slowed(1, slow=True, sharpened=True)),
-    dynamic("fast planes, from 1, sharpened", slowed(1, slow=False, sharpened=True)),
+    *(new_scaling(f"slow planes, under {b:g}", interpolated(b, slow=True)) for b in BORDERS),
+    builtin("linear"),
+    new_scaling("fast planes, from 1", interpolated(1, slow=False)),
+    new_scaling("slow planes, under 1, sharpened", SLOW),
+    new_scaling("fast planes, from 1, sharpened", FAST),
     YARN,
 ]
-
-MODELS = [Trained("rope", FORMS)]
+MODELS = [Trained("rope", VARIANTS)]
 
 if __name__ == "__main__":
-    errors.run(lambda argv: judge("which_planes", MODELS, argv))
+    errors.run(lambda argv: compare("which_planes", MODELS, argv))
