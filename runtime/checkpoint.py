@@ -243,10 +243,8 @@ def _check_weights(saved: dict, expected: dict, path: str) -> None:
     """CheckpointError that names the first five tensors that are wrong."""
     problems = [f"{name} is missing" for name in expected.keys() - saved.keys()]
     problems += [f"{name} is unknown" for name in saved.keys() - expected.keys()]
-    for name in saved.keys() & expected.keys():
-        problem = _problem(saved[name], expected[name])
-        if problem:
-            problems.append(f"{name} {problem}")
+    both = {name: _problem(saved[name], expected[name]) for name in saved.keys() & expected.keys()}
+    problems += [f"{name} {problem}" for name, problem in both.items() if problem]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(f"{path} does not fit: {'; '.join(sorted(problems)[:5])}{more}")

@@ -48,11 +48,12 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if bf16 else torch.float16
-    units = torch.cpu.get_capabilities() if device.type == "cpu" else {}
-    native = units.get("avx512_bf16") or units.get("amx_bf16")
-    return torch.bfloat16 if native else torch.float32
+        native, otherwise = torch.cuda.is_bf16_supported(including_emulation=False), torch.float16
+    else:
+        units = torch.cpu.get_capabilities()
+        native = device.type == "cpu" and (units.get("avx512_bf16") or units.get("amx_bf16"))
+        otherwise = torch.float32
+    return torch.bfloat16 if native else otherwise
 
 
 def to_device(ids: np.ndarray, device: torch.device) -> torch.Tensor:

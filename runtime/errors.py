@@ -63,13 +63,13 @@ def _lost_process(error: BaseException) -> bool:
 def message(error: BaseException) -> str:
     """One line that says what is wrong and what would be right."""
     text = _message_of_others(error) or str(error)
+    if isinstance(error, KeyboardInterrupt):
+        text = text or "stopped by Ctrl-C"
     return " ".join(text.split()) or type(error).__name__
 
 
 def _message_of_others(error: BaseException) -> str | None:
     """A sentence for what Python, torch or the system raised; None where the error is ours."""
-    if isinstance(error, KeyboardInterrupt):
-        return str(error) or "stopped by Ctrl-C"
     if out_of_memory(error) and not isinstance(error, ValueError):  # ours name the sizes
         return "out of memory: lower batch_size and raise gradient_accumulation_steps, or max_len"
     if _lost_process(error):

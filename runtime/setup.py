@@ -279,6 +279,7 @@ def config_for_finetuning(config: Config, dataset: data.Dataset, state: dict) ->
     check_tokenizer(config, dataset, state)
     source = checkpoint.config_of(state)
     check_same_architecture(config, source, state["path"])
+    print_what_changes(config, source, state["path"])
     scales = {source.rope_scaling, config.rope_scaling} != {"none"} or source.rope_train_len
     if config.pos == "rope" and config.rope_train_len is None and scales:
         config = replace(config, rope_train_len=source.train_len)
@@ -295,12 +296,16 @@ def check_tokenizer(config: Config, dataset: data.Dataset, state: dict) -> None:
 
 
 def check_same_architecture(config: Config, source: GPTConfig, path: str) -> None:
-    """Refuse a model that the weights would fit and that is not theirs; print what may change."""
+    """Refuse a model that is not the one the weights belong to."""
     fixed = {field.name for field in fields(GPTConfig)} - FREE - {"n_kv_head"} | {"kv_heads"}
     for name in sorted(fixed):
         saved, value = getattr(source, name), getattr(config, name)
         if saved != value:
             raise ValueError(f"{name} is {value}; it must be {saved}, as {path} was trained with")
+
+
+def print_what_changes(config: Config, source: GPTConfig, path: str) -> None:
+    """A line for each setting of the rotation that is not the one the weights were trained with."""
     for name in ("rope_scaling", "rope_theta"):
         saved, value = getattr(source, name), getattr(config, name)
         if saved != value:

@@ -59,14 +59,12 @@ def open_wandb(config: dict, run_id: str, job_type: str, path: Path):
 
 def _connect(wandb, config: dict, run_id: str, job_type: str, mode: str | None):
     """Online where that works, else offline after one line."""
-    try:
-        if mode in (None, "online"):  # without a key, init would ask for one and wait forever
+    if mode != "offline":
+        try:  # without a key, init would ask for one and wait forever
             mode = "online" if wandb.login(prompt=False) else "offline"
-        return _init(wandb, config, run_id, job_type, mode)
-    except wandb.Error as error:
-        if mode == "offline":
-            raise
-        print(f"wandb offline: {_reason(error)}", file=sys.stderr)
+            return _init(wandb, config, run_id, job_type, mode)
+        except wandb.Error as error:
+            print(f"wandb offline: {_reason(error)}", file=sys.stderr)
     return _init(wandb, config, run_id, job_type, "offline")
 
 

@@ -180,7 +180,7 @@ def test_fine_tuning_to_a_longer_context_scales_from_the_first_length(flags, tmp
     same = run(flags, f"--init_from={first}", *longer, *zero, folder=tmp_path / "same")
     for name, weight in checkpoint.load(first)[0].state_dict().items():
         assert torch.equal(weight, checkpoint.load(same)[0].state_dict()[name])
-    with pytest.raises(CheckpointError, match=r"c_attn.weight is .* in the checkpoint and .* in"):
+    with pytest.raises(ValueError, match=r"n_embd is 32; it must be 16, as .* was trained with"):
         run(flags, f"--init_from={first}", "--n_embd=32", folder=tmp_path / "other")
 
 
@@ -377,7 +377,9 @@ def test_a_new_way_to_draw_positions_is_usable_by_its_name(flags, placed, monkey
 def test_positions_that_an_encoding_cannot_place_are_refused_before_a_run_is_replaced(flags):
     folder = run(flags, "--pos=learned")
     before = (folder / "ckpt.pt").read_bytes()
-    with pytest.raises(ValueError, match="position_range is None; it must be at most 16, which"):
+    with pytest.raises(
+        ValueError, match="position_range is None; it must be at most 16, the positions"
+    ):
         run(flags, "--pos=learned", "--train_positions=random", "--overwrite")
     assert (folder / "ckpt.pt").read_bytes() == before
 
