@@ -30,7 +30,7 @@ MAX_SIZE = 10_000_000  # of anything that is counted in a model; more is a mista
 BLOCK = 256  # queries at once where scores are made whole
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class GPTConfig(PositionConfig):
     """Every number that shapes a GPT. Raises ValueError that names the field and the rule."""
 

@@ -26,10 +26,11 @@ ScalingConfig = make_dataclass(
     "ScalingConfig",
     [(p.name, p.annotation, field(default=p.default)) for p in KNOBS.values()],
     frozen=True,
+    kw_only=True,
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EncodingConfig(ScalingConfig):
     """Settings that only some encodings read; the `settings` of each class name its own."""
 
@@ -290,7 +291,7 @@ POSITIONS = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PositionConfig(EncodingConfig):
     """Which encoding stands in which layer: the part of model.GPTConfig that this file reads."""
 

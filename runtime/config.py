@@ -23,7 +23,7 @@ from model import MAX_SIZE, GPTConfig
 from positions import EncodingConfig, PositionConfig, require
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Config(GPTConfig):
     """A run: the model's fields and these. Raises ValueError that names the field and the rule."""
 

@@ -119,7 +119,7 @@ def _spoil(draw: random.Random, value: object, odd: list) -> None:
 
 def checkpoints(draw: random.Random, folder: Path) -> Iterator[Try]:
     tokenizer, path = Char(TEXT), folder / "ckpt.pt"
-    config = GPTConfig(8, tokenizer.vocab_size, n_layer=1, n_head=1, n_embd=4)
+    config = GPTConfig(block_size=8, vocab_size=tokenizer.vocab_size, n_layer=1, n_head=1, n_embd=4)
     state = checkpoint.describe(GPT(config)) | {"iter": 1, "tokenizer": tokenizer.to_meta()}
     sound = checkpoint.save(folder, state).read_bytes()
     body = sound[: -checkpoint.LINE_BYTES]

@@ -11,14 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from sampling import sample_token
 
 import evaluate
 import sample
 import train
 from data import prepare
 from data.tokenizer import Char
-from model import GPT, GPTConfig
+from model import GPT, GPTConfig, sample_tokens
 from runtime import checkpoint, errors
 
 ROOT = Path(__file__).parent.parent.parent
@@ -35,7 +34,9 @@ def trained(tmp_path_factory) -> dict[str, str]:
     folders = {}
     for pos in ("rope", "alibi", "learned"):
         folders[pos], tokenizer = tmp_path_factory.mktemp(pos), Char(TEXT)
-        config = GPTConfig(16, tokenizer.vocab_size, n_layer=1, n_head=2, n_embd=16, pos=pos)
+        config = GPTConfig(
+            block_size=16, vocab_size=tokenizer.vocab_size, n_layer=1, n_head=2, n_embd=16, pos=pos
+        )
         state = checkpoint.describe(GPT(config)) | {"iter": 0, "tokenizer": tokenizer.to_meta()}
         checkpoint.save(folders[pos], state)
     return folders
@@ -101,7 +102,7 @@ FLAGS = [
     (["--rope_scaling=yarn", "--beta_slow=40"], "beta_slow is 40.0"),
     (["--pos=alibi", "--rope_scaling=yarn"], "rope_scaling is 'yarn'; it must be left out"),
     (["--pos=learned", "--rope_theta=500"], "rope_theta is 500.0; it must be left out"),
-    (["--beyond=interpolate"], "beyond is 'interpolate'; it must be extend or slide"),
+    (["--beyond=interpolate"], "beyond is 'interpolate'; it must be left out"),
     (["--device=tpu"], "device is 'tpu'"),
     (["--dtype=float8"], "dtype is 'float8'"),
     (["--wandb=maybe"], "wandb is 'maybe'"),
@@ -262,7 +263,7 @@ SAMPLES = [
     (["--rope_scaling=yarn", "--rope_factor=0.5"], "rope_factor is 0.5; it must be at least 1"),
     (["--rope_scaling=yarn", "--rope_factor=nan"], "rope_factor is nan; it must be a finite"),
     (["--rope_factor=4"], "rope_factor is 4.0; it must be left out"),
-    (["--beyond=interpolate"], "beyond is 'interpolate'; it must be extend or slide"),
+    (["--beyond=interpolate"], "beyond is 'interpolate'; it must be left out"),
     (["--device=cuda:99"], "device is 'cuda:99', which torch does not see here"),
     (["--device=tpu"], "device is 'tpu'"),
     (["--max"], "unrecognized arguments: --max; --help lists all flags"),
@@ -283,7 +284,7 @@ SAMPLES = [
     (["--prompt=to\udcffbe"], "the prompt is not UTF-8 at character 2; put it into a"),
     (["--prompt"], "argument --prompt: expected one argument"),
     (["--device="], "device is '', which torch does not see here; try auto or cpu"),
-    (["--beyond="], "beyond is ''; it must be extend or slide"),
+    (["--beyond="], "beyond is ''; it must be extend or interpolate"),
     (["--rope_scaling=yarn,ntk"], "rope_scaling is 'yarn,ntk'; it must be one of"),
     (["--rope_scaling=yarn", "--rope_factor=1e308"], "rope_factor is 1e+308; it must be of a size"),
     (["--rope_factor=inf"], "rope_factor is inf; it must be a finite number"),
@@ -350,15 +351,15 @@ def test_there_are_more_than_120_of_them():
 @pytest.mark.parametrize("temperature", [1e-45, 1e-320, 5e-324])
 def test_a_temperature_near_0_is_the_likeliest(temperature):
     """Row 49: divided by it float32 logits would overflow."""
-    logits = torch.tensor([1.0, 3.0, 2.0])
-    assert sample_token(logits, temperature) == 1
+    logits = torch.tensor([[1.0, 3.0, 2.0]])
+    assert sample_tokens(logits, temperature) == 1
 
 
 def test_top_k_past_the_vocabulary_is_all_of_it():
     """Row 49."""
-    logits = torch.tensor([1.0, 3.0, 2.0])
-    some = [sample_token(logits, top_k=k, generator=seeded(5)) for k in (3, 4, 10**30)]
-    assert some == [sample_token(logits, generator=seeded(5))] * 3
+    logits = torch.tensor([[1.0, 3.0, 2.0]])
+    some = [sample_tokens(logits, top_k=k, generators=[seeded(5)]) for k in (3, 4, 10**30)]
+    assert some == [sample_tokens(logits, generators=[seeded(5)])] * 3
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -370,7 +371,7 @@ def seeded(seed: int) -> torch.Generator:
 def test_logits_that_are_not_finite_are_named(bad, temperature):
     """Row 49: torch would speak of a probability tensor, and argmax would take NaN for a token."""
     with pytest.raises(ValueError, match="logits are not finite; sample from an earlier"):
-        sample_token(torch.tensor([1.0, bad, 2.0]), temperature)
+        sample_tokens(torch.tensor([[1.0, bad, 2.0]]), temperature)
 
 
 def test_a_sound_command_is_not_refused_and_does_build(answer, flags):

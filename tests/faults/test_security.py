@@ -227,7 +227,7 @@ def test_a_prompt_file_is_read_and_nothing_beside_it(here, opened):
     (here / "prompt.txt").write_text("to be")
     (here / "prompt.md").write_text("not this one")
     tokenizer = Char("to be")
-    config = GPTConfig(8, tokenizer.vocab_size, n_layer=1, n_head=1, n_embd=4)
+    config = GPTConfig(block_size=8, vocab_size=tokenizer.vocab_size, n_layer=1, n_head=1, n_embd=4)
     state = checkpoint.describe(GPT(config)) | {"iter": 0, "tokenizer": tokenizer.to_meta()}
     checkpoint.save(here, state)
     opened.clear()
