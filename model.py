@@ -75,7 +75,7 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if x.numel() > x.size(-1):
             return F.linear(x, self.weight, self.bias)
-        token = x.flatten()
+        token = x.view(-1)
         y = self.weight.mv(token) if self.bias is None else self.bias.addmv(self.weight, token)
         return y.view(*x.shape[:-1], -1)
 

@@ -256,8 +256,9 @@ class Rope(Position):
         if self.config.rope_fraction < 1:  # YaRN sharpens what is rotated, as in transformers
             planes, rest = q.tensor_split((2 * cos.size(-1),), -1)
             q = torch.cat((sharpening * planes, rest), -1)
-        layout = self.config.rope_layout
-        return rope.rotate(q, cos, sin, layout), rope.rotate(k, cos, sin, layout)
+        both = torch.cat((q, k), 1)  # in one operation: half the time for a single token
+        both = rope.rotate(both, cos, sin, self.config.rope_layout)
+        return both.split((q.size(1), k.size(1)), 1)
 
     def logit_scale(self, at: Place) -> float | Tensor:
         return at.table[-1] if self.config.rope_fraction == 1 else 1.0
