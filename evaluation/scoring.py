@@ -209,7 +209,7 @@ class Retrieval:
 
     def passkey(self, model: GPT, length: int) -> Score:
         """Share of keys named exactly, all digits the likeliest; the texts differ by length."""
-        asked = tasks.questions(length, self.keys, SEED)
+        asked = tasks.TASKS["passkey"].questions(length, self.keys, SEED)
         texts = np.stack([self.tokenizer.encode(q.text) for q in asked]).astype(np.int64)
         y = np.stack([self.tokenizer.encode(q.answer) for q in asked]).astype(np.int64)
         L = model.config.block_size

@@ -26,6 +26,7 @@ WAYS = ("forward pass", "rotated on read", "rotated on write")
 TEXTS, KEYS = 12, 40
 EVERY = 16  # losses are compared at every 16th token past the trained length
 SEED = 2026  # of the keys
+PASSKEY = tasks.TASKS["passkey"]
 
 
 @torch.no_grad()
@@ -73,7 +74,7 @@ def keys(model: GPT, state: dict, way: str) -> list[float]:
     """Share of keys named at 2x and at 4x the trained length."""
     tokenizer, found = from_meta(state["tokenizer"]), []
     for length in (2 * model.config.train_len, 4 * model.config.train_len):
-        asked = tasks.questions(length, KEYS, SEED)
+        asked = PASSKEY.questions(length, KEYS, SEED)
         idx, answers = (
             torch.tensor([tokenizer.encode(text).tolist() for text in texts])
             for texts in zip(*[(q.text, q.answer) for q in asked], strict=True)

@@ -196,7 +196,7 @@ def test_keys_along_a_text_are_those_that_the_judge_names(monkeypatch):
         texts = [[tokenizer.decode(row.tolist()) for row in x] for x in (idx, said)]
         return [tasks.Question(*pair, 0.5) for pair in zip(*texts, strict=True)]
 
-    monkeypatch.setattr(tasks, "questions", questions)
+    monkeypatch.setattr(cache.PASSKEY, "questions", questions)
     state = {"tokenizer": tokenizer.to_meta()}
     for way in cache.WAYS:
         assert cache.keys(model, state, way) == [0.5, 0.5]

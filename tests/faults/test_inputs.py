@@ -220,7 +220,7 @@ def test_a_mistaken_file_is_named_with_its_line_and_never_runs(answer, tmp_path,
 
 
 SETUPS = [  # the config is sound, and does not fit what is there
-    (["--dataset=../small"], 2, "'../small' is no dataset name"),
+    (["--dataset=../small"], 2, "'../small' is not a valid dataset name"),
     (["--dataset=nothing"], 3, "dataset 'nothing' is not in"),
     (["--vocab_size=3"], 2, "vocab_size is 3; it must be at least"),
     (["--block_size=100000"], 3, "train.bin has"),
@@ -319,8 +319,8 @@ OTHERS = [
     (prepare.main, [], 2, "the following arguments are required: NAME"),
     (prepare.main, ["own", "--tok", "char"], 2, "unrecognized arguments: --tok char"),
     (prepare.main, ["own", "--tokenizer", "word"], 2, "invalid choice: 'word'"),
-    (prepare.main, ["nope"], 2, "'nope' is no known corpus"),
-    (prepare.main, ["../books"], 2, "'../books' is no dataset name"),
+    (prepare.main, ["nope"], 2, "'nope' is an unknown corpus"),
+    (prepare.main, ["../books"], 2, "'../books' is not a valid dataset name"),
     (prepare.main, ["own", "--input", "nowhere.txt"], 3, "--input nowhere.txt does not exist"),
     (prepare.main, ["own", "--input", "/dev/null"], 3, "--input /dev/null is no file"),
     (prepare.main, ["books-bpe", "--vocab_size", "256"], 2, "vocab_size 256 is not possible"),
