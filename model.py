@@ -163,6 +163,10 @@ class GPT(nn.Module):
         """The longest text it can read."""
         return math.inf if self.config.beyond == "slide" else self.position.reach
 
+    @property
+    def max_length(self) -> float:  # until the merge with the new model.py
+        return self.position.reach
+
     def forward(self, idx: Tensor, targets: Tensor | None = None) -> Tensor:
         """Token ids (B, T) int64 -> logits (B, T, V) float32; with targets (B, T) the loss.
 

@@ -185,21 +185,22 @@ def _init(wandb, config: dict, run_id: str, job_type: str, mode: str):
 
 
 def curve(config: dict, path: Path, rows: list[dict]) -> None:
-    """Mirror one model's rows of results in wandb: ctx/loss over ctx/len, and a table of all."""
+    """Mirror one model's scores in wandb: ctx/METRIC over ctx/len, and a table of all rows.
+
+    rows: of one protocol, each with its mean `score` (None: refused) and its `metric`.
+    """
     label = f"{config['name'] or config['pos']}-{config['seed']}-{rows[0]['scaling']}"
     run_id = f"ctx-{label}-{time.strftime('%m%d-%H%M%S')}"
     run = open_wandb(config | {"name": label}, run_id, "eval", path)
     if run is None:
         return
-    names = [name for name in rows[0] if name not in ("parts", "bins", "depths")]
+    names = list(rows[0])
     try:
         import wandb  # noqa: PLC0415 - as in open_wandb
 
         for row in sorted(rows, key=lambda row: row["length"]):
-            known = [n for n in ("loss", "accuracy") if row.get(n) is not None]
-            found = {f"ctx/{n}": row[n] for n in known}
-            if row["protocol"] in ("matched", "passkey"):
-                run.log({"ctx/len": row["length"]} | found)
+            if row["score"] is not None:
+                run.log({"ctx/len": row["length"], f"ctx/{row['metric']}": row["score"]})
         run.log({"results": wandb.Table(names, [[row.get(n) for n in names] for row in rows])})
         run.finish()
     except Exception as error:  # as in Log.row

@@ -25,16 +25,16 @@ import data
 import evaluate
 import rope
 import train
-from evaluate import Form
 from evaluation.scoring import windows
+from evaluation.variants import Variant
 from model import GPT
 from runtime import checkpoint, errors
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = "results/claims"
 FILES = {  # prose is compared on the same targets alone, and the longest length bounds those
-    "prose": "prose-{}x.json",
-    "keys": "keys.json",
+    "prose": "prose-{}x.jsonl",
+    "keys": "keys.jsonl",
 }
 PROTOCOLS = ("matched", "passkey")  # of evaluate.py's, the two that compare lengths
 RATIOS = (1, 2, 4, 8)  # lengths, in trained lengths, where a script has none of its own
@@ -47,8 +47,11 @@ ASKED = {  # of evaluate.py (window_tokens is but part of the name of what was a
     "prose": ["--window_tokens=2048"],
     "keys": ["--passkey", "--keys=100"],
 }
-NONE, YARN = Form("none", {"rope_scaling": "none"}), Form("yarn", {"rope_scaling": "dynamic_yarn"})
-AS_TRAINED = Form("none", {})
+NONE, YARN = (
+    Variant("none", {"rope_scaling": "none"}),
+    Variant("yarn", {"rope_scaling": "dynamic_yarn"}),
+)
+AS_TRAINED = Variant("none", {})
 
 Scaling = Callable[[int, float, float, int], rope.Scaled]
 NEW: dict[str, Scaling] = {}  # come into rope.SCALINGS when a script runs, not when it is imported
@@ -58,7 +61,7 @@ class Trained(NamedTuple):
     """A model that a claim is about, one a task and seed, and the ways to read with it."""
 
     name: str
-    forms: list[Form]
+    forms: list[Variant]
     flags: dict[str, str] | None = (
         None  # of train.py, by task; None: experiments/reproduce.sh trains it
     )
@@ -112,23 +115,23 @@ def is_whole(path: Path, config: configs.Config, longer: bool = False) -> bool:
     return state["iter"] == config.max_iters and not state.get("row")
 
 
-def like_rope(name: str, forms: list[Form], flags: str, make: type[GPT] = GPT) -> Trained:
+def like_rope(name: str, forms: list[Variant], flags: str, make: type[GPT] = GPT) -> Trained:
     """The rope models of both tasks, with other settings."""
     flags += " --eval_interval=600 --eval_tokens=4096"  # watched little: it is scored afterwards
     return Trained(name, forms, dict.fromkeys(TASKS, flags), make)
 
 
-def dynamic(name: str, scaling: Scaling) -> Form:
+def dynamic(name: str, scaling: Scaling) -> Variant:
     """A new RoPE scaling, read at factor = max(1, length / trained length)."""
     key = name.replace(" ", "_")
     NEW[key] = scaling
-    return Form(name, {"rope_scaling": f"dynamic_{key}"})
+    return Variant(name, {"rope_scaling": f"dynamic_{key}"})
 
 
-def known(name: str, **knobs) -> Form:
+def known(name: str, **knobs) -> Variant:
     """A scaling that there is, under its own name unless it has settings of its own."""
     said = "".join(f" {knob} {value}" for knob, value in knobs.items())
-    return Form(name + said, {"rope_scaling": f"dynamic_{name}"} | knobs)
+    return Variant(name + said, {"rope_scaling": f"dynamic_{name}"} | knobs)
 
 
 def by_turns(inv_freq: Tensor, train_len: int) -> Tensor:
@@ -170,7 +173,7 @@ def plans(models: list[Trained], task: str, given, ratios):
         runs = [model.folder(task, seed, given.out) for seed in SEEDS[: given.seeds]]
         for plan in (evaluate.plan_of(str(run), args) for run in runs):
             read = [n * plan.config.train_len for n in model.ratios or ratios]
-            found.append(replace(plan, forms=forms, lengths=read, protocols=PROTOCOLS))
+            found.append(replace(plan, variants=forms, lengths=read, protocols=PROTOCOLS))
     return found, args
 
 

@@ -5,7 +5,7 @@ fewer (`train.py --resume`): with windows that it has not had, the optimizer as 
 that ends at the new number, so that each is read as its training would leave it.
 """
 
-from evaluate import Form
+from evaluation.variants import Variant
 from experiments.claims import Trained, judge
 from runtime import errors
 
@@ -14,7 +14,7 @@ STEPS = (10, 30, 100, 300, 1000)
 RATIOS = (1, 4, 8)  # the longest decides what is scored: 8x, as in most scripts
 FACTOR = {"rope_factor": 4.0}
 ZERO_SHOT = [
-    Form(name, {"rope_scaling": name} | (FACTOR if name != "none" else {})) for name in SCALINGS
+    Variant(name, {"rope_scaling": name} | (FACTOR if name != "none" else {})) for name in SCALINGS
 ]
 FLAGS = {
     "prose": "--init_from={out}/rope-{seed} --rope_train_len=256 --block_size=1024 "
@@ -29,7 +29,9 @@ def tuned(scaling: str, steps: int, after: Trained | None) -> Trained:
     settings += " --eval_interval=1000 --eval_tokens=4096"
     flags = {task: given + settings for task, given in FLAGS.items()}
     read = RATIOS if steps == STEPS[-1] else RATIOS[:2]
-    return Trained(f"tuned-{scaling}-{steps}", [Form(scaling, {})], flags, after=after, ratios=read)
+    return Trained(
+        f"tuned-{scaling}-{steps}", [Variant(scaling, {})], flags, after=after, ratios=read
+    )
 
 
 MODELS, longest = [Trained("rope", ZERO_SHOT)], dict.fromkeys(SCALINGS)

@@ -87,7 +87,7 @@ def main(argv: list[str]) -> None:
         argv
     )
     found = {name: float(f"{value:.3g}") for name, value in measure().items()}
-    record("exact", found)
+    record("identities", found)
     print("\n".join(f"{name:<45}{value:.3g}" for name, value in found.items()))
 
 

@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
                     row = found.setdefault(f"{task}, {scaling}, {way}", [])
                     row.append({"prose": prose, "keys": keys}[task](model, state, way))
                     print(run, scaling, way, *row[-1])
-        record(f"cache-{task}", found)
+        record(f"kv_cache-{task}", found)
 
 
 if __name__ == "__main__":

@@ -131,9 +131,9 @@ def main(argv: list[str]) -> None:
     given, rotated = parse("linear_attention", argv), MODELS[-1]
     for task in given.tasks:
         runs = [rotated.folder(task, seed, given.out) for seed in SEEDS[: given.seeds]]
-        record(f"linear-{task}", {"negative": [round(negative(run), 4) for run in runs]})
+        record(f"linear_attention-{task}", {"negative": [round(negative(run), 4) for run in runs]})
     if not given.task:  # alone on the machine, or the times mean nothing
-        record("linear-cost", {str(length): cost(length) for length in LENGTHS})
+        record("linear_attention-cost", {str(length): cost(length) for length in LENGTHS})
 
 
 if __name__ == "__main__":

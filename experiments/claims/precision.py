@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from evaluate import Form
+from evaluation.variants import Variant
 from experiments.claims import NONE, YARN, Trained, judge
 from model import GPT, GPTConfig
 from positions import Rope
@@ -46,9 +46,9 @@ def with_rounding(place: str):
     return build
 
 
-FORMS = [NONE, *(Form(f"bfloat16 {place}", {}, with_rounding(place)) for place in PLACES), YARN]
+FORMS = [NONE, *(Variant(f"bfloat16 {place}", {}, with_rounding(place)) for place in PLACES), YARN]
 FORMS += [  # where it reads on, and nothing hides what rounding does
-    Form(f"yarn, bfloat16 {place}", YARN.overrides, with_rounding(place))
+    Variant(f"yarn, bfloat16 {place}", YARN.overrides, with_rounding(place))
     for place in ("positions", "inv_freq", "table")
 ]
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import rope
 from attention import BLOCK, Attention, Scene
-from evaluate import Form
+from evaluation.variants import Variant
 from experiments.claims import NONE, YARN, Trained, judge
 from model import GPT, GPTConfig
 from runtime import checkpoint, errors
@@ -73,7 +73,7 @@ def with_window(window: float, leaky: bool):
 FORMS = [NONE, YARN]
 for window, leaky in ((0.25, False), (0.5, False), (0.5, True)):
     name = f"{'leaky ' * leaky}ReRoPE, W = {window:g} L"
-    FORMS.append(Form(name, {}, with_window(window, leaky)))
+    FORMS.append(Variant(name, {}, with_window(window, leaky)))
 
 MODELS = [Trained("rope", FORMS)]
 

@@ -1,6 +1,5 @@
 """The scripts behind docs/claims.md: what they put in a model, against formulas written apart."""
 
-import json
 import math
 import os
 import signal
@@ -15,8 +14,8 @@ import rope
 from attention import Scene
 from data import tasks
 from data.tokenizer import Char
-from evaluation import scoring
-from experiments import claims, page
+from evaluation import results, scoring
+from experiments import claims, report
 from experiments.claims import Trained, amplitude, finetune, precision, rerope, temperature
 from experiments.claims import identities as exact
 from experiments.claims import kv_cache as cache
@@ -168,7 +167,7 @@ def test_rotation_on_read_is_exact_in_the_first_layer_alone():
 
 
 @torch.no_grad()
-def test_what_is_read_along_a_text_is_what_the_judge_reads(corpus, monkeypatch):
+def test_what_is_read_along_a_text_is_what_scoring_gives(corpus, monkeypatch):
     """Unscaled, all three ways are one model: the judge's losses, and the keys it finds named."""
     monkeypatch.setattr(cache, "EVERY", 4)
     torch.manual_seed(0)
@@ -182,7 +181,7 @@ def test_what_is_read_along_a_text_is_what_the_judge_reads(corpus, monkeypatch):
 
 
 @torch.no_grad()
-def test_keys_along_a_text_are_those_that_the_judge_names(monkeypatch):
+def test_keys_along_a_text_are_those_that_scoring_counts(monkeypatch):
     """Every other answer is what the model itself would say, digit by digit."""
     torch.manual_seed(0)
     model = GPT(GPTConfig(vocab_size=12, n_layer=1, n_head=2, n_embd=16, block_size=8)).eval()
@@ -192,7 +191,7 @@ def test_keys_along_a_text_are_those_that_the_judge_names(monkeypatch):
         idx = torch.randint(12, (count, length), generator=torch.Generator().manual_seed(length))
         said = model(idx)[:, -4:].argmax(-1)
         said[::2] = (said[::2] + 1) % 12
-        assert scoring.named(model, idx, said) == [False, True] * (count // 2)
+        assert scoring.answered_exactly(model, idx, said) == [False, True] * (count // 2)
         texts = [[tokenizer.decode(row.tolist()) for row in x] for x in (idx, said)]
         return [tasks.Question(*pair, 0.5) for pair in zip(*texts, strict=True)]
 
@@ -316,7 +315,7 @@ def test_a_script_asks_for_the_runs_of_its_task(tmp_path, monkeypatch):
 
 
 def test_only_what_compares_lengths_is_scored(tmp_path, corpus, monkeypatch):
-    monkeypatch.setattr(claims, "scores_of", lambda task, longest: tmp_path / f"{task}.json")
+    monkeypatch.setattr(claims, "scores_of", lambda task, longest: tmp_path / f"{task}.jsonl")
     monkeypatch.setattr(claims, "ASKED", {"prose": ["--tokens=64", "--window_tokens=256"]})
     monkeypatch.setattr(claims.rope, "SCALINGS", dict(claims.rope.SCALINGS))
     flags = f"--data_dir={corpus} {' '.join(SMALL[:-1])}"
@@ -324,9 +323,9 @@ def test_only_what_compares_lengths_is_scored(tmp_path, corpus, monkeypatch):
     models.append(Trained("short", [claims.NONE], {"prose": flags}, ratios=(1,)))
     given = ["--task=prose", "--seeds=1", f"--out={tmp_path}"]
     claims.judge("tiny", models, given, ratios=(1, 2))
-    rows = json.loads((tmp_path / "prose.json").read_text())
+    rows = results.read(tmp_path / "prose.jsonl")
     assert {row["protocol"] for row in rows} == {"matched"}
-    found = {(row["run"], row["scaling"], row["ratio"]) for row in rows}
+    found = {(row["run"], row["scaling"], row["length"] / row["trained"]) for row in rows}
     tiny = {("tiny", scaling, ratio) for scaling in ("none", "yarn") for ratio in (1, 2)}
     assert found == {*tiny, ("short", "none", 1)}
 
@@ -334,29 +333,8 @@ def test_only_what_compares_lengths_is_scored(tmp_path, corpus, monkeypatch):
 def test_what_is_compared_was_scored_on_the_same_targets():
     """Prose: in a file one set of targets at all lengths; keys: one set of texts a length."""
     for longest in (8, 16):
-        prose, keys = page.scores(claims.ROOT, longest)
-        assert len({row["targets"] for row in prose.rows.values()}) == 1
+        prose, keys = report.Results(claims.ROOT).claims(longest)
+        assert len({summary.row["targets"] for summary in prose.by_cell.values()}) == 1
         assert max(prose.lengths) == longest * prose.trained
-        texts = {(length, row["targets"]) for (_, length), row in keys.rows.items()}
+        texts = {(length, s.row["targets"]) for (_, length), s in keys.by_cell.items()}
         assert len(texts) == len(keys.lengths)
-
-
-def test_the_page_is_up_to_date():
-    assert page.main(["--check"]) == 0
-
-
-def test_a_stale_page_is_found(tmp_path, capsys):
-    for name in ("docs", "results"):
-        (tmp_path / name).symlink_to(claims.ROOT / name)
-    (tmp_path / "docs").unlink()
-    (tmp_path / "docs").mkdir()
-    text = (claims.ROOT / "docs/claims.md").read_text()
-    numbers = json.loads((claims.ROOT / "results/claims/exact.json").read_text())
-    first = f"{next(iter(numbers.values())):.3g}"
-    assert first in text
-    (tmp_path / "docs/claims.md").write_text(text.replace(first, "0.5"))
-    assert page.main(["--check"], tmp_path) == 1
-    stale = ["docs/claims.md", *(f"docs/{name}.svg" for name in ("planes", "tuning", "bases"))]
-    assert f"{', '.join(stale)} not up" in capsys.readouterr().err
-    assert page.main([], tmp_path) == page.main(["--check"], tmp_path) == 0
-    assert (tmp_path / "docs/claims.md").read_text() == text

@@ -325,7 +325,6 @@ OTHERS = [
     (prepare.main, ["own", "--input", "/dev/null"], 3, "--input /dev/null is no file"),
     (prepare.main, ["books-bpe", "--vocab_size", "256"], 2, "vocab_size 256 is not possible"),
     (prepare.main, ["books", "--vocab_size", "x"], 2, "invalid int value: 'x'"),
-    (evaluate.main, [], 2, "the following arguments are required: RUN"),
     (evaluate.main, ["nowhere"], 4, "nowhere: No such file or directory"),
     (evaluate.main, ["nowhere", "--tokens=0"], 2, "tokens is 0; it must be at least 1"),
     (evaluate.main, ["nowhere", "--keys=x"], 2, "invalid int value: 'x'"),
