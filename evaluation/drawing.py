@@ -1,8 +1,8 @@
-"""How a figure of curves is drawn, written and compared with one that was drawn before."""
+"""Figures in one style: lines with bands, a legend outside the axes."""
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,97 +11,108 @@ from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PINK = (  # Okabe and Ito's, told apart by the colour-blind
-    "#000000 #E69F00 #56B4E9 #009E73 #0072B2 #D55E00 #CC79A7".split()
+from evaluation.statistics import Summary
+
+BLACK, ORANGE, SKY, GREEN, RED, BLUE, PINK = (  # Okabe and Ito's, distinct for the colour-blind
+    "#000000 #E69F00 #56B4E9 #009E73 #D55E00 #0072B2 #CC79A7".split()
 )
-VECTOR = {"Date": None, "Creator": "plot.py"}  # not the version of matplotlib
+PALETTE = (BLACK, ORANGE, SKY, GREEN, RED, BLUE, PINK)
+DASHES = ("-", "--", ":", "-.")
+GREY = "0.4"
 STYLE = {
     "svg.hashsalt": "nanorope",
     "svg.fonttype": "none",
     "font.size": 9,
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "axes.titlesize": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
+VECTOR = {"Date": None, "Creator": "experiments/report.py"}  # not the version of matplotlib
+
+
+class Look(NamedTuple):
+    colour: str
+    dash: str = "-"
 
 
 class Line(NamedTuple):
     label: str
-    colour: str
-    style: str
+    look: Look
     x: np.ndarray
-    y: np.ndarray  # mean over seeds
-    sd: np.ndarray
+    y: np.ndarray
+    low: np.ndarray  # of the band
+    high: np.ndarray
 
 
-def apart(wanted: list[float], gap: float, low: float = 0.0, high: float = 1.0) -> np.ndarray:
-    """Places nearest to those wanted (least squares), in their order, `gap` apart, in bounds.
-
-    What overlaps is pooled into a block around its mean: isotonic regression (Barlow, 1972).
-    """
-    order = np.argsort(wanted, kind="stable")
-    steps = gap * np.arange(len(wanted))
-    blocks: list[list[float]] = []
-    for place in np.asarray(wanted, float)[order] - steps:
-        blocks.append([place])
-        while len(blocks) > 1 and np.mean(blocks[-2]) > np.mean(blocks[-1]):
-            blocks[-2:] = [blocks[-2] + blocks[-1]]
-    pooled = np.concatenate([np.full(len(b), np.mean(b)) for b in blocks]) if blocks else steps
-    places = np.empty(len(wanted))
-    places[order] = np.clip(pooled, low, max(low, high - gap * (len(wanted) - 1))) + steps
-    return places
+def look(index: int, palette: tuple[str, ...] = PALETTE) -> Look:
+    """The index-th look: colours first, then the same colours in the next line style."""
+    return Look(palette[index % len(palette)], DASHES[index // len(palette) % len(DASHES)])
 
 
-def draw(axes: Axes, lines: list[Line], low: float, high: float) -> None:
-    """Curves with bands, named at the right edge; a triangle where one leaves at the top."""
-    axes.set_ylim(low, high)
-    lines = sorted(lines, key=lambda line: line.y[-1])  # also those that end beyond the top
-    for line in lines:
-        band = line.y - line.sd, line.y + line.sd
-        axes.fill_between(line.x, *band, color=line.colour, alpha=0.2, lw=0)
-        axes.plot(line.x, line.y, line.style, color=line.colour, marker="o", markersize=2.5)
-        for x in leaves(line, high):
-            axes.plot(x, high, "^", color=line.colour, markersize=6, clip_on=False, gid="off-scale")
-    height = axes.get_position().height * axes.figure.get_figheight() * 72  # points
-    ends = [(min(line.y[-1], high) - low) / (high - low) for line in lines]
-    for line, end, place in zip(lines, ends, apart(ends, 11 / height), strict=True):
-        gone = line.y[-1] > high
-        leader = {"arrowstyle": "-", "color": line.colour, "lw": 0.6, "relpos": (0, 0.5)}
-        axes.annotate(
-            line.label + (f" ▲ {line.y[-1]:.2f}" if gone else ""),
-            (line.x[-1], low + end * (high - low)),
-            (1.08, place),
-            textcoords="axes fraction",
-            va="center",
-            color=line.colour,
-            arrowprops=None if gone else leader,
-            annotation_clip=False,
-        )
+def line(label: str, look: Look, points: Iterable[tuple[float, float, float, float]]) -> Line:
+    """A line through (x, y, low, high)."""
+    return Line(label, look, *np.array(sorted(points), float).T)
 
 
-def leaves(line: Line, high: float) -> list[float]:
-    """Where a line crosses the top on its way up, x on a log scale; its start if always above."""
-    above = line.y > high
-    ups = np.flatnonzero(above[1:] & ~above[:-1])
-    part = (high - line.y[ups]) / (line.y[ups + 1] - line.y[ups])
-    crossings = line.x[ups] * (line.x[ups + 1] / line.x[ups]) ** part
-    return list(line.x[:1] if above.all() else crossings)
+def draw_lines(axes: Axes, lines: list[Line]) -> None:
+    for label, (colour, dash), x, y, low, high in lines:
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+        axes.plot(x, y, dash, color=colour, marker="o", markersize=2.5, lw=1.3, label=label)
 
 
-def drawn(root: Path, figures: dict[str, Callable[[], Figure]]) -> dict[Path, bytes]:
-    """The files of figures by name, and what they hold."""
-    made = {}
-    with style.context(["default", STYLE]):  # whatever the machine's matplotlibrc says
-        for name, make in figures.items():
-            figure = make()
-            for kind, settings in (("svg", {"metadata": VECTOR}), ("png", {"dpi": 160})):
-                buffer = io.BytesIO()
-                figure.savefig(buffer, format=kind, **settings)
-                made[root / f"docs/{name}.{kind}"] = buffer.getvalue()
-    return made
+def legend_outside(axes: Axes, *others: Axes) -> None:
+    """A legend at the right of the axes, of all lines in it and in the others."""
+    entries = {}
+    for each in (axes, *others):
+        for handle, label in zip(*each.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    place = {"loc": "upper left", "bbox_to_anchor": (1.02, 1.02), "borderaxespad": 0}
+    axes.legend(entries.values(), entries, **place)
 
 
-def alike(a: str, b: str) -> bool:
-    """Equal but for where text stands, and last digits: releases of matplotlib differ there."""
+def length_axis(axes: Axes, lengths: list[int], trained: int) -> None:
+    """Context lengths on a logarithmic axis; all past the trained length is shaded."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(lengths, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in lengths])
+    axes.minorticks_off()
+    axes.axvline(trained, color=GREY, ls="--", lw=0.8)
+    axes.axvspan(trained, max([trained, *lengths]), color="0.95", lw=0, zorder=0)
+
+
+def by_length(summaries: list[Summary], unit: str, kind: str) -> bytes:
+    """A figure of scores by context length, a line a run and scaling, as svg or png."""
+    with style.context(["default", STYLE]):
+        scored = [summary for summary in summaries if summary.score]
+        figure = Figure(figsize=(8, 4), layout="constrained")
+        axes = figure.subplots()
+        names = list(dict.fromkeys(summary.name for summary in scored))
+        lines = []
+        for index, name in enumerate(names):
+            of_name = [s for s in scored if s.name == name]
+            lines.append(line(name, look(index), [(s.key.length, *s.score) for s in of_name]))
+        draw_lines(axes, lines)
+        lengths = sorted({summary.key.length for summary in scored})
+        for trained in sorted({summary.row["trained"] for summary in scored}):
+            length_axis(axes, lengths, trained)
+        axes.set_xlabel("context length, tokens (dashed: trained length)")
+        axes.set_ylabel(f"{scored[0].row['metric']}, {unit}" if scored else unit)
+        if names:
+            legend_outside(axes)
+        return content(figure, kind)
+
+
+def content(figure: Figure, kind: str) -> bytes:
+    """The file of a figure, svg or png."""
+    settings = {"metadata": VECTOR} if kind == "svg" else {"dpi": 160}
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=kind, **settings)
+    return buffer.getvalue()
+
+
+def is_alike(a: str, b: str) -> bool:
+    """Equal but for the places of text and last digits: releases of matplotlib differ there."""
     number = r"-?\d+\.\d+"
     a, b = (re.sub("<text [^>]*>", "<text>", svg) for svg in (a, b))
     if re.sub(number, "#", a) != re.sub(number, "#", b):
@@ -110,10 +121,8 @@ def alike(a: str, b: str) -> bool:
     return np.allclose(*values, rtol=0, atol=0.005)
 
 
-def redrawn(made: dict[Path, bytes]) -> list[str]:
-    """Drawings that are not as they would be now. PNG files, which differ by machine, may."""
-    return [
-        f"docs/{path.name}"
-        for path, now in made.items()
-        if path.suffix == ".svg" and not (path.exists() and alike(path.read_text(), now.decode()))
-    ]
+def is_stale(path: Path, drawn: bytes) -> bool:
+    """Whether a file is not as it would be drawn now. PNG files, which differ by machine, may."""
+    if path.suffix != ".svg":
+        return False
+    return not (path.exists() and is_alike(path.read_text(), drawn.decode()))

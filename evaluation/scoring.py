@@ -1,6 +1,6 @@
-"""What a model scores on held-out text: the same targets for every model and every length.
+"""What a model scores on held-out text and on tasks: equal targets for every model and length.
 
-The same numbers at every call: nothing here changes what it measures.
+Scoring changes nothing of a model and gives the same numbers at every call.
 
 Letters: N windows, B windows in a batch, c context length, V vocabulary.
 """
@@ -8,9 +8,10 @@ Letters: N windows, B windows in a batch, c context length, V vocabulary.
 import hashlib
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,11 +24,11 @@ from data.tokenizer import Tokenizer
 from model import GPT
 
 RATIOS = (1, 2, 4)  # context lengths that training watches, in trained lengths
-SEED = 2026  # of the keys to be named
+SEED = 2026  # of the questions
 SPAN = 32  # targets side by side in the matched protocol
 FINE = 64  # matched lengths are exact up to the trained length, and to 1 / FINE past it
-BATCH_TOKENS = 8192  # tokens read at once: bounds memory, changes nothing
-LOGITS = 2**24  # numbers held at once: the same
+BATCH_TOKENS = 8192  # tokens of one forward pass: bounds memory, changes no number
+LOGITS = 2**24  # numbers of one product with the head: the same
 
 
 def windows(tokens: np.ndarray, starts: np.ndarray, span: int, length: int) -> Tensor:
@@ -51,6 +52,11 @@ def matched_windows(tokens: np.ndarray, starts: np.ndarray, length: int, stride:
     return torch.from_numpy(tokens[rows].astype(np.int64))
 
 
+def visible(idx: Tensor, window: int | None) -> Tensor:
+    """What a model is shown of idx (N, c): its last `window` tokens; all of it for None."""
+    return idx if window is None else idx[:, -window:]
+
+
 @torch.no_grad()
 def token_losses(model: GPT, x: Tensor, y: Tensor) -> Tensor:
     """Losses in nats, float32 (N, t), of the targets y (N, t) that end windows x (N, c); t <= c.
@@ -60,25 +66,24 @@ def token_losses(model: GPT, x: Tensor, y: Tensor) -> Tensor:
     training, device = model.training, next(model.parameters()).device
     model.eval()
     size, rows = max(1, BATCH_TOKENS // x.size(1)), LOGITS // model.config.vocab_size + 1
-    found = []
-    for part, wanted in zip(x.split(size), y.split(size), strict=True):
-        hidden = model.hidden(part.to(device), last=y.size(1)).flatten(0, 1)
-        targets = wanted.to(device).flatten()
-        # Logits are the largest thing there is: a piece at a time.
+    losses = []
+    for x_part, y_part in zip(x.split(size), y.split(size), strict=True):
+        hidden = model.hidden(x_part.to(device), last=y.size(1)).flatten(0, 1)
+        targets = y_part.to(device).flatten()
+        # Logits take more memory than anything else: a piece at a time.
         for h, target in zip(hidden.split(rows), targets.split(rows), strict=True):
             logits = model.logits(h)
-            found.append(F.cross_entropy(logits, target, ignore_index=-1, reduction="none").cpu())
+            losses.append(F.cross_entropy(logits, target, ignore_index=-1, reduction="none").cpu())
     model.train(training)
-    return torch.cat(found).view(y.shape)
+    return torch.cat(losses).view(y.shape)
 
 
 class HeldOut:
     """Fixed validation windows at 1x, 2x and 4x the trained length, cut from the same spans.
 
-    The spans depend on the documents and the trained length alone: every encoding is watched on
-    the same targets, at those of the lengths that it can place. Under beyond=slide nothing is
-    read past 1x, so there is nothing to watch there. Documents shorter than 4x give fewer lengths.
-    Of a task, what follows the first example in a window counts, which a longer one has more of.
+    The spans depend on the documents and the trained length alone: every encoding is scored on
+    the same targets, at those of the lengths that it can place. Documents shorter than 4x give
+    fewer lengths. For a task, only targets after the first example in a window count.
     """
 
     def __init__(self, model: GPT, dataset: data.Dataset, eval_tokens: int):
@@ -87,152 +92,267 @@ class HeldOut:
         ratios = [r for r in RATIOS if r == 1 or r * L < longest]
         span = L * ratios[-1]
         starts = data.spans(documents, span, max(1, eval_tokens // span))
-        able = L if model.config.beyond == "slide" else model.max_length
-        self.rows = {r: windows(dataset.val, starts, span, r * L) for r in ratios if r * L <= able}
-        self.targets, self.length = dataset.mask_targets, L
+        placed = [r for r in ratios if r * L <= model.max_length]
+        self.rows = {r: windows(dataset.val, starts, span, r * L) for r in placed}
+        self.targets, self.length = dataset.targets, L
 
-    def losses(self, model: GPT, asked: Callable[[], int] = lambda: 0) -> dict[str, float]:
+    def losses(self, model: GPT, should_stop: Callable[[], object] = lambda: 0) -> dict[str, float]:
         """{"val/loss": ..., "val/loss_2x": ..., "val/loss_4x": ...}, nats a token.
 
-        {} as soon as `asked`, which is looked at before each batch, asks to stop.
+        {} as soon as `should_stop`, called before each batch, returns something true.
         """
-        found = {}
+        means = {}
         for ratio, rows in self.rows.items():
             y, losses = torch.from_numpy(self.targets(rows[:, 1:].numpy())), []
             size = max(1, BATCH_TOKENS // (ratio * self.length))
-            for part, wanted in zip(rows.split(size), y.split(size), strict=True):
-                if asked():
+            for x_part, y_part in zip(rows.split(size), y.split(size), strict=True):
+                if should_stop():
                     return {}
-                losses.append(token_losses(model, part[:, :-1], wanted))
+                losses.append(token_losses(model, x_part[:, :-1], y_part))
             mean = torch.cat(losses).double().sum() / (y >= 0).sum()
-            found["val/loss" + (f"_{ratio}x" if ratio > 1 else "")] = mean.item()
-        return found
+            means["val/loss" + (f"_{ratio}x" if ratio > 1 else "")] = mean.item()
+        return means
 
 
 @dataclass
 class Score:
-    """What one protocol found at one length."""
+    """What one protocol gives for one model at one length."""
 
-    parts: list[list[float]] | None  # mean loss a span, a list a document; None: model refuses
-    targets: str  # a digest of what was scored: only equal ones may be compared
-    tokens: int  # or keys
-    more: dict[str, object]
+    scores: list[list[float]] | None  # a list a document; None: the model refuses this length
+    targets: str  # a digest of what was scored: only scores on equal ones may be compared
+    count: int  # targets, or questions
+    details: dict[str, object] = field(default_factory=dict)
 
     @property
     def row(self) -> dict[str, object]:
-        fixed = {"tokens": self.tokens, "documents": len(self.parts or ())}
-        return fixed | self.more | {"targets": self.targets, "parts": self.parts}
+        fixed = {"count": self.count, "targets": self.targets}
+        return fixed | self.details | {"scores": self.scores}
+
+
+@dataclass
+class Request:
+    """What a task may need to prepare its targets."""
+
+    task: str
+    tokenizer: Tokenizer
+    dataset: Callable[[], data.Dataset]  # opened only by a task that is scored on one
+    longest: int  # context length
+    counts: dict[str, int]  # by the names in the task's `counts`
 
 
 class Prose:
-    """Held-out documents, and the spans of them that are scored at lengths up to `longest`.
+    """Loss on held-out documents.
 
-    tokens: how many targets the matched protocol scores, and how many the other two.
+    matched   the same targets at every length, each with that many tokens before it (past the
+              trained length up to 1/64 less)
+    windows   text cut into windows of each length, all their targets
+    position  the loss along the windows of the longest length
     """
 
+    metric, unit, higher_is_better = "loss", "nats a token", False
+    protocols: ClassVar = {
+        "matched": "targets, the same at every length",
+        "windows": "targets in windows side by side",
+        "position": "targets in windows side by side",
+    }
+    counts: ClassVar = {  # flags of evaluate.py: default, meaning
+        "tokens": (1024, "targets of matched"),
+        "window_tokens": (32768, "targets of windows and position"),
+    }
+    needs_dataset = True
+    along_longest = ("position",)  # scored at the longest length alone
+
     def __init__(self, dataset: data.Dataset, longest: int, tokens: tuple[int, int]):
+        """tokens: how many targets `matched` scores, and how many the other two."""
         documents = dataset.documents("val")
         deep = [(a + longest, b) for a, b in documents if b - a > longest + SPAN]
         if not deep:
             most = max(b - a for a, b in documents) - SPAN - 1
-            raise ValueError(f"length {longest} does not fit: the longest held-out document of "
-                             f"{dataset.name} takes {max(most, 0)} at most")  # fmt: skip
+            limit = f"the longest held-out document of {dataset.name} takes {max(most, 0)} at most"
+            raise ValueError(f"length {longest} does not fit: {limit}")
+        self.name = dataset.name  # of the results file
         self.val, self.documents, self.longest = dataset.val, documents, longest
         self.spans = data.spans(deep, SPAN, max(1, tokens[0] // SPAN))
         self.blocks = data.spans(documents, longest, max(1, tokens[1] // longest))
-        self.name = f"{tokens} tokens up to {longest} deep in {dataset.fingerprint['val'][:12]}"
+        fingerprint = dataset.fingerprint["val"][:12]
+        self.target_set = f"{tokens} tokens up to {longest} deep in {fingerprint}"
 
-    def matched(self, model: GPT, length: int) -> Score:
+    @classmethod
+    def open(cls, request: Request) -> "Prose":
+        dataset = request.dataset()
+        if "task" in dataset.meta:
+            raise ValueError(f"{dataset.name} is a task, not text; name it with --task")
+        tokens = request.counts["tokens"], request.counts["window_tokens"]
+        return cls(dataset, request.longest, tokens)
+
+    @staticmethod
+    def reference(task: str) -> str:
+        """The run whose sliding window all others are compared with."""
+        return "rope"
+
+    def score(self, model: GPT, protocol: str, length: int, window: int | None = None) -> Score:
+        """window: of how many tokens the model is shown the last ones (None: all)."""
+        measure = {"matched": self.matched, "windows": self.windows, "position": self.position}
+        return measure[protocol](model, length, window)
+
+    def cost(self, protocol: str, length: int, trained: int) -> int:
+        """Tokens of all forward passes, about."""
+        if protocol == "matched":
+            return SPAN * len(self.spans) * (length if length <= trained else FINE)
+        # `position` shares the forward passes of `windows` at the longest length.
+        return len(self.blocks) * self.longest if protocol == "windows" else 0
+
+    def matched(self, model: GPT, length: int, window: int | None = None) -> Score:
         """The same targets at every length, each with that many tokens before it.
 
         Exact up to the trained length. Past it windows of `length` inputs score their last few
         targets, at most 1 / FINE of them, which costs that much less.
         """
-        c = model.config
-        seen = min(length, c.block_size) if c.beyond == "slide" else length
-        # Of a tuned model the length it was first trained at: it is read as the others are.
-        stride = 1 if seen <= c.train_len else min(SPAN, 2 ** int(math.log2(max(1, seen // FINE))))
-        rows = matched_windows(self.val, self.spans, seen, stride)
-        able = seen <= model.max_length
-        losses = token_losses(model, rows[:, :-1], rows[:, -stride:]) if able else None
+        shown = min(length, window or length)
+        # train_len: a tuned model is scored in the strides of those that were not.
+        exact = shown <= model.config.train_len
+        stride = 1 if exact else min(SPAN, 2 ** int(math.log2(max(1, shown // FINE))))
+        losses = None
+        if shown <= model.max_length:
+            rows = matched_windows(self.val, self.spans, length, stride)
+            losses = token_losses(model, visible(rows[:, :-1], window), rows[:, -stride:])
         return self._score(losses, self.spans, SPAN)
 
-    def windows(self, model: GPT, length: int) -> Score:
+    def windows(self, model: GPT, length: int, window: int | None = None) -> Score:
         """Windows of `length` side by side, all of their targets.
 
-        A sliding model is not asked past its window: it would read all of it anew for each token,
-        and `matched` has that number.
+        Refused past a sliding window: each target would need a forward pass of its own, and
+        `matched` has that number.
         """
-        return self._score(self._along(model, length), self.blocks, self._block(length))
+        losses = self._along(model, length, window)
+        return self._score(losses, self.blocks, self._covered(length))
 
-    def position(self, model: GPT, length: int) -> Score:
+    def position(self, model: GPT, length: int, window: int | None = None) -> Score:
         """The loss along windows of `length`, in bins of the logarithm of the position."""
-        losses = self._along(model, length)
-        score = self._score(losses, self.blocks, self._block(length))
-        edges = sorted({0, length, *(round(2 ** (i / 2)) for i in range(64))})
-        bins = pairwise(edge for edge in edges if edge <= length)
-        score.more["bins"] = score.parts and [
-            [a, b - 1, round(losses[:, a:b].mean().item(), 5)] for a, b in bins
-        ]
+        losses = self._along(model, length, window)
+        score = self._score(losses, self.blocks, self._covered(length))
+        score.details["bins"] = None if losses is None else _bins(losses)
         return score
 
-    def _block(self, length: int) -> int:
+    def _covered(self, length: int) -> int:
         """Targets of each block that whole windows of this length cover."""
         return self.longest // length * length
 
     @lru_cache(1)  # noqa: B019 - `windows` and `position` ask for the same, one after the other
-    def _along(self, model: GPT, length: int) -> Tensor | None:
-        """Losses (N, length) along all windows of the blocks; None where the model refuses."""
-        able = model.config.block_size if model.config.beyond == "slide" else model.max_length
-        if length > able:
+    def _along(self, model: GPT, length: int, window: int | None) -> Tensor | None:
+        """Losses (N, length) along all windows of the blocks; None if the model refuses them."""
+        if length > min(model.max_length, window or math.inf):
             return None
-        rows = windows(self.val, self.blocks, self._block(length), length)
+        rows = windows(self.val, self.blocks, self._covered(length), length)
         return token_losses(model, rows[:, :-1], rows[:, 1:])
 
     def _score(self, losses: Tensor | None, starts: np.ndarray, span: int) -> Score:
-        digest = hashlib.sha256(f"{self.name} {starts.tolist()} {span}".encode())
-        score = Score(None, digest.hexdigest()[:12], span * len(starts), {})
+        """Mean losses of spans of targets, grouped by document."""
+        digest = hashlib.sha256(f"{self.target_set} {starts.tolist()} {span}".encode())
+        score = Score(None, digest.hexdigest()[:12], span * len(starts))
         if losses is not None:
             means = losses.view(len(starts), span).double().mean(1)
-            borders = [a for a, _ in self.documents[1:]]
-            of = np.searchsorted(borders, starts, "right")  # the document of each span
-            score.parts = [[round(x, 5) for x in means[of == d].tolist()] for d in np.unique(of)]
+            borders = [start for start, _ in self.documents[1:]]
+            document = np.searchsorted(borders, starts, "right")  # of each span
+            score.scores = [
+                [round(mean, 5) for mean in means[document == d].tolist()]
+                for d in np.unique(document)
+            ]
         return score
+
+
+def _bins(losses: Tensor) -> list[list[float]]:
+    """[first position, last position, mean loss] of losses (N, c), at steps of sqrt(2)."""
+    length = losses.size(1)
+    edges = sorted({0, length, *(round(2 ** (i / 2)) for i in range(64))})
+    within = [edge for edge in edges if edge <= length]
+    return [[a, b - 1, round(losses[:, a:b].mean().item(), 5)] for a, b in pairwise(within)]
 
 
 class Retrieval:
-    """Keys to be named again at the end of a text of random letters: see data/passkey.py."""
+    """Share of a task's questions (data/tasks.py) that are answered exactly."""
 
-    def __init__(self, tokenizer: Tokenizer, keys: int):
-        self.tokenizer, self.keys = tokenizer, keys
-        self.name = f"{keys} keys, seed {SEED}"
+    metric, unit, higher_is_better = "accuracy", "share of questions", True
+    counts: ClassVar = {"keys": (150, "questions of a length")}
+    needs_dataset = False
+    along_longest = ()
 
-    def passkey(self, model: GPT, length: int) -> Score:
-        """Share of keys named exactly, all digits the likeliest; the texts differ by length."""
-        asked = tasks.questions(length, self.keys, SEED)
-        texts = np.stack([self.tokenizer.encode(q.text) for q in asked]).astype(np.int64)
-        y = np.stack([self.tokenizer.encode(q.answer) for q in asked]).astype(np.int64)
-        L = model.config.block_size
-        x = texts[:, -L:] if model.config.beyond == "slide" else texts
-        outside = sum(q.text.index("]") < length - model.config.train_len for q in asked)
-        digest = hashlib.sha256("".join(q.text for q in asked).encode()).hexdigest()[:12]
-        score = Score(None, digest, len(asked), {"outside_n": outside, "chance": 10.0**-4})
-        if x.shape[1] <= model.max_length:
-            right = named(model, torch.from_numpy(x), torch.from_numpy(y))
-            score.parts = [[float(r)] for r in right]
+    def __init__(self, tokenizer: Tokenizer, keys: int, task: str = "passkey"):
+        self.name = task  # of the results file
+        self.tokenizer, self.keys, self.task = tokenizer, keys, tasks.TASKS[task]
+        chance = f"{self.task.chance:f}".rstrip("0")
+        self.protocols = {task: f"questions, by depth of the answer (chance {chance})"}
+        self.target_set = f"{keys} keys, seed {SEED}"
+
+    @classmethod
+    def open(cls, request: Request) -> "Retrieval":
+        if request.tokenizer.kind != "char":
+            kind = request.tokenizer.kind
+            raise ValueError(f"{request.task} needs a char tokenizer; the runs have {kind}")
+        return cls(request.tokenizer, request.counts["keys"], request.task)
+
+    @staticmethod
+    def reference(task: str) -> str:
+        """The run whose sliding window all others are compared with."""
+        return f"{task}-rope"
+
+    def score(self, model: GPT, protocol: str, length: int, window: int | None = None) -> Score:
+        """1 or 0 a question, sorted by depth; the texts differ by length.
+
+        beyond_window_n of the first ones have their answer before the last trained length. window:
+        of how many tokens the model is shown the last ones (None: all).
+        """
+        questions = self.task.questions(length, self.keys, SEED)
+        texts = [self.tokenizer.encode(q.text) for q in questions]
+        answers = [self.tokenizer.encode(q.answer) for q in questions]
+        x, y = (torch.from_numpy(np.stack(part).astype(np.int64)) for part in (texts, answers))
+        x = visible(x, window)
+        beyond = sum(q.last < length - model.config.train_len for q in questions)
+        digest = hashlib.sha256("".join(q.text for q in questions).encode()).hexdigest()[:12]
+        details = {"beyond_window_n": beyond, "chance": self.task.chance}
+        score = Score(None, digest, len(questions), details)
+        if x.size(1) <= model.max_length:
+            score.scores = [[float(right)] for right in answered_exactly(model, x, y)]
         return score
+
+    def cost(self, protocol: str, length: int, trained: int) -> int:
+        """Tokens of all forward passes."""
+        return self.keys * length
 
 
 @torch.no_grad()
-def named(model: GPT, x: Tensor, y: Tensor) -> list[bool]:
-    """Whether the likeliest tokens that end texts x (N, c) are y (N, t), one answer a text.
+def answered_exactly(model: GPT, x: Tensor, y: Tensor) -> list[bool]:
+    """Whether the likeliest tokens at the end of texts x (N, c) are the answers y (N, t).
 
-    The text holds the answer but for its last token; where all are the likeliest, greedy
-    decoding would have written them.
+    A text holds all of its answer but the last token: if all t tokens are the likeliest, greedy
+    decoding would have written the answer.
     """
     device, size = next(model.parameters()).device, max(1, BATCH_TOKENS // x.size(1))
-    found = []
-    for part, answer in zip(x.split(size), y.split(size), strict=True):
-        likeliest = model.logits(model.hidden(part.to(device), last=y.size(1))).argmax(-1)
-        found += (likeliest.cpu() == answer).all(1).tolist()
-    return found
+    right = []
+    for x_part, y_part in zip(x.split(size), y.split(size), strict=True):
+        likeliest = model.logits(model.hidden(x_part.to(device), last=y.size(1))).argmax(-1)
+        right += (likeliest.cpu() == y_part).all(1).tolist()
+    return right
+
+
+# A task of data/tasks.py that has no class of its own here is scored as retrieval.
+TASKS = {"prose": Prose}
+
+
+def task_names() -> list[str]:
+    return list(dict.fromkeys([*TASKS, *tasks.TASKS]))
+
+
+def task_class(name: str) -> type[Prose] | type[Retrieval]:
+    """How a task is scored; ValueError for an unknown name."""
+    if name not in task_names():
+        raise ValueError(f"task is {name!r}; it must be one of {', '.join(task_names())}")
+    return TASKS.get(name, Retrieval)
+
+
+def count_flags() -> dict[str, tuple[int, str]]:
+    """Flags of evaluate.py for how much is scored, of all tasks: {name: (default, meaning)}."""
+    flags = {}
+    for name in task_names():
+        flags |= task_class(name).counts
+    return flags

@@ -1,75 +1,50 @@
-"""Rows of evaluations: kept in a JSON file, compared with intervals, printed as tables.
+"""From measured rows to estimates: means over seeds, intervals, paired differences.
 
-A row is what one model scored in one protocol at one length. Its `parts` hold the mean loss of
-every target span, a list a document; everything else that is said of it follows from those.
+All of it is computed on reading. Scores are grouped by document, since scores of one document are
+not independent. Whether more is better, and how an interval is made, follows from a row's metric.
 """
 
-import fcntl
-import json
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-Row = dict[str, object]
+from evaluation.results import Key, Row, key_of
+
 DRAWS = 2000  # of the bootstrap
-SAME = ("run", "scaling", "factor", "protocol", "length")  # rows that differ in the seed alone
+Z = 1.96  # standard deviations that hold 95 % of a normal distribution
 
 
-def read(path: Path) -> list[Row]:
-    """All rows; none where there is no file. ValueError where it holds something else."""
-    try:
-        rows = json.loads(path.read_text()) if path.exists() else []
-        sound = all(isinstance(row, dict) and row.keys() >= {*SAME, "seed"} for row in rows)
-        if not (isinstance(rows, list) and sound):
-            raise ValueError
-    except (ValueError, TypeError, AttributeError):
-        raise ValueError(f"{path} does not hold rows of evaluate.py; name another --json") from None
-    return rows
+class Estimate(NamedTuple):
+    """A mean and its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def half(self) -> float:
+        """Half the length of the interval."""
+        return (self.high - self.low) / 2
+
+    def __neg__(self) -> "Estimate":
+        return Estimate(-self.mean, -self.high, -self.low)
 
 
-@contextmanager
-def rewriting(path: Path) -> Iterator[list[Row]]:
-    """The rows of a file, to be changed in place: one process at a time, all of it or nothing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.parent / f".{path.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        rows = read(path)
-        yield rows
-        text = ",\n".join(json.dumps(row, allow_nan=False) for row in rows)
-        fresh = path.with_name(f".{path.name}.tmp")
-        fresh.write_text(f"[\n{text}\n]\n")
-        os.replace(fresh, path)
-
-
-def identity(row: Row) -> tuple:
-    return tuple(row[name] for name in (*SAME, "seed"))
-
-
-def add(path: Path, row: Row) -> None:
-    """Append a row, in the place of an older one and of all that earlier weights had scored."""
-    with rewriting(path) as rows:
-        rows[:] = [other for other in rows if not _outdated(other, row)] + [row]
-
-
-def _outdated(other: Row, row: Row) -> bool:
-    """Whether it is the same cell, of earlier weights, or a mean that the row makes untrue."""
-    if other["run"] != row["run"]:
-        return False
-    mean = other["seed"] is None
-    weights = other.get("checkpoint_sha") != row["checkpoint_sha"]
-    return mean or identity(other) == identity(row) or (other["seed"] == row["seed"] and weights)
+def _rounded(*numbers: float) -> Estimate:
+    return Estimate(*(round(float(x), 5) for x in numbers))
 
 
 @lru_cache
 def resampling(documents: tuple[int, ...]) -> np.ndarray:
-    """Bootstrap weights of parts, float64 (DRAWS, parts), each row of sum 1.
+    """Bootstrap weights, float64 (DRAWS, scores), each row of sum 1.
 
-    Documents are drawn with replacement, then the parts within each: parts of one document are
-    not independent. The same weights for everything compared makes every comparison paired.
+    documents: how many scores each document has. Documents are drawn with replacement, then the
+    scores within each. The same weights for everything make every comparison paired.
     """
     draw = np.random.default_rng(0)
     picks = draw.multinomial(len(documents), [1 / len(documents)] * len(documents), DRAWS)
@@ -78,222 +53,184 @@ def resampling(documents: tuple[int, ...]) -> np.ndarray:
     return counts / counts.sum(1, keepdims=True)
 
 
-def interval(values: np.ndarray, documents: tuple[int, ...]) -> tuple[float, float, float]:
-    """(mean, low, high): the mean of per-part values and its 95 % bootstrap interval."""
+def bootstrap(values: np.ndarray, documents: tuple[int, ...]) -> Estimate:
+    """The mean of values (scores,) with its two-stage bootstrap interval."""
     low, high = np.quantile(resampling(documents) @ values, (0.025, 0.975))
-    return tuple(round(float(x), 5) for x in (values.mean(), low, high))
+    return _rounded(values.mean(), low, high)
 
 
-def labelled(name: str, values: np.ndarray | None, documents: tuple[int, ...]) -> Row:
-    """{name, name_low, name_high}, of None where there is nothing to compare."""
-    found = (None,) * 3 if values is None else interval(values, documents)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+def wilson(k: float, n: int) -> Estimate:
+    """The share k / n with its score interval (Wilson 1927)."""
+    share = k / n
+    centre = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z * math.sqrt(share * (1 - share) / n + (Z / (2 * n)) ** 2) / (1 + Z**2 / n)
+    return _rounded(share, max(0.0, centre - half), min(1.0, centre + half))
+
+
+def estimate(values: np.ndarray, documents: tuple[int, ...], metric: str) -> Estimate:
+    """The mean of values (scores,) with an interval that suits the metric.
+
+    A share of 0 or 1 does not vary, so that a bootstrap would give it no width: Wilson's does.
+    """
+    mean = values.mean()
+    if metric == "accuracy" and mean in (0, 1):
+        return wilson(mean * len(values), len(values))
+    return bootstrap(values, documents)
 
 
 class Group:
-    """Rows of several seeds of one run, or the one row of one model.
-
-    Where rows were scored on different targets, those that match the newest count.
-    """
+    """Rows of one model and setting that differ in the seed alone, scored on equal targets."""
 
     def __init__(self, rows: list[Row]):
-        self.first = rows[-1]
-        self.rows = [row for row in rows if row["targets"] == self.first["targets"]]
-        self.documents = tuple(len(parts) for parts in self.first["parts"] or ())
-        self.by_seed = {r["seed"]: np.concatenate(r["parts"]) for r in self.rows if r["parts"]}
+        self.newest = rows[-1]
+        self.rows = rows
+        self.documents = tuple(len(scores) for scores in self.newest["scores"] or ())
+        self.by_seed = {r["seed"]: np.concatenate(r["scores"]) for r in rows if r["scores"]}
 
     @property
     def values(self) -> np.ndarray | None:
-        """The mean over seeds, part by part; None where the model refuses."""
+        """Score by score the mean over seeds, (scores,); None if the model refuses the length."""
         return np.mean(list(self.by_seed.values()), 0) if self.by_seed else None
 
-    def less(self, other: "Group | None") -> np.ndarray | None:
-        """Differences part by part, of the seeds that both have; None where there is no pair."""
-        if other is None or self.first["targets"] != other.first["targets"]:
-            return None
-        both = [seed for seed in self.by_seed if seed in other.by_seed]
-        pairs = [self.by_seed[seed] - other.by_seed[seed] for seed in both]
-        return np.mean(pairs, 0) if pairs else None
-
+    @property
     def spread(self) -> float | None:
+        """Standard deviation over seeds."""
         means = [values.mean() for values in self.by_seed.values()]
         return round(float(np.std(means, ddof=1)), 5) if len(means) > 1 else None
 
-    def scores(self) -> Row:
-        """Loss, or accuracy with that of each depth and that outside the window; intervals."""
-        retrieval, values = self.first["protocol"] == "passkey", self.values
-        found = (shares if retrieval else labelled)("score", values, self.documents)
-        mean, low, high = found.values()
-        score = {"ci_low": low, "ci_high": high}
-        if not retrieval:
-            return {"loss": mean} | score
-        n, refused = self.first["outside_n"], values is None
-        tenths = [] if refused else np.array_split(values, 10)
-        depths = [round(float(part.mean()), 4) for part in tenths]
-        outside = shares("outside", None if refused or n == 0 else values[:n], self.documents[:n])
-        return {"loss": None, "accuracy": mean} | score | {"depths": depths} | outside
+
+def paired_difference(group: Group, other: Group | None) -> Estimate | None:
+    """`group` minus `other`, score by score, over the seeds that both have.
+
+    None if there are none, or if their targets differ.
+    """
+    if other is None or group.newest["targets"] != other.newest["targets"]:
+        return None
+    shared = [seed for seed in group.by_seed if seed in other.by_seed]
+    if not shared:
+        return None
+    differences = [group.by_seed[seed] - other.by_seed[seed] for seed in shared]
+    return bootstrap(np.mean(differences, 0), group.documents)
 
 
-def shares(name: str, values: np.ndarray | None, documents: tuple[int, ...]) -> Row:
-    """`labelled` for right or wrong. All right or all wrong has no bootstrap: Wilson's (1927)."""
-    found = labelled(name, values, documents)
-    if values is not None and found[name] in (0, 1):
-        miss = round(1.96**2 / (len(values) + 1.96**2), 5)
-        found |= {f"{name}_low": found[name] and 1 - miss, f"{name}_high": found[name] or miss}
-    return found
+@dataclass(frozen=True)
+class Summary:
+    """What a group of rows shows. An estimate is None where there is nothing to estimate."""
+
+    key: Key
+    row: Row  # the newest of the group
+    seeds: list[int]
+    score: Estimate | None  # None: the model refuses this length
+    spread: float | None  # standard deviation over seeds
+    gain: Estimate | None  # over the same model at its trained length; more is better
+    above_window: Estimate | None  # score minus that of the reference run's sliding window
+    beyond_window: Estimate | None  # share of questions whose answer lies before the last window
+    depths: list[float]  # mean scores of ten equal groups of questions, by depth
+    bins: list | None  # [first position, last position, mean score], ...
+
+    @property
+    def name(self) -> str:
+        """How a table of the terminal names it: run (seeds) scaling."""
+        factor = f" x{self.key.factor:g}" if self.key.factor else ""
+        return f"{self.key.run} ({len(self.seeds)}) {self.key.scaling}{factor}"
 
 
-def groups(rows: Iterable[Row], *more: str) -> dict[tuple, Group]:
-    """Rows by run, scaling, factor, protocol and length (and `more`), in order of appearance."""
-    found: dict[tuple, list[Row]] = {}
+def summarise(rows: Iterable[Row], against: str | None) -> list[Summary]:
+    """One summary a group of rows, in order of appearance.
+
+    against: the run whose sliding window, its unscaled score at its own trained length, all others
+    are compared with. Within a group the newest targets count.
+    """
+    members: dict[Key, list[Row]] = {}
     for row in rows:
-        found.setdefault(tuple(row[name] for name in (*SAME, *more)), []).append(row)
-    return {key: Group(members) for key, members in found.items()}
-
-
-def settle(path: Path, against: str | None) -> list[Row]:
-    """Rewrite what follows from the parts: intervals, differences, and a row a group of seeds.
-
-    `against` names the run whose unscaled loss all others are compared with: at its own trained
-    length, where it is the sliding window that needs no method at all, and at the same length.
-    """
-    with rewriting(path) as rows:
-        alone = [row for row in rows if row["seed"] is not None]
-        seeds = groups(alone, "seed")
-        for row in alone:
-            group = seeds[identity(row)]
-            row.update(group.scores() | _differences(group, seeds, against, row["seed"]))
-            row["against"] = against
-        together = groups(alone)
-        found = []
-        for group in together.values():
-            first = {k: v for k, v in group.first.items() if k not in ONE_MODEL}
-            row = first | {"seed": None, "seeds": [row["seed"] for row in group.rows]}
-            row |= group.scores() | _differences(group, together, against)
-            if "bins" in first:
-                row["bins"] = _mean_bins(group.rows)
-            found.append(row | {"spread": group.spread()})
-        rows[:] = alone + found
-    return found
-
-
-ONE_MODEL = ("parts", "checkpoint_sha", "seconds")  # what makes no sense of several
-
-
-def _differences(group: Group, known: dict, against: str | None, *seed: int) -> Row:
-    """Against the same model not extended, against the reference not extended, and as it is here.
-
-    Not extended: unscaled at the trained length, which is what a sliding window of it reads. A
-    model that was tuned with a scaling is compared with itself as it is.
-    """
-    row, protocol = group.first, group.first["protocol"]
-    better = 1 if protocol == "passkey" else -1  # a gain is more accuracy, or less loss
-    at_1x = (protocol, row["trained"], *seed)
-    as_it_is = known.get((row["run"], row["scaling"], row["factor"], *at_1x))
-    own = known.get((row["run"], "none", None, *at_1x), as_it_is)
-    reference = (against, "none", None, protocol)
-    windows = [
-        other
-        for key, other in known.items()
-        if key[:4] == reference
-        and other.first["length"] == other.first["trained"]
-        and key[5:] == seed
+        members.setdefault(key_of(row)._replace(seed=None), []).append(row)
+    groups = {key: Group(_on_newest_targets(group)) for key, group in members.items()}
+    windows = _sliding_windows(groups, against)
+    return [
+        _summary(key, group, _unextended(key, groups), windows.get(key.protocol))
+        for key, group in groups.items()
     ]
-    window = windows[0] if windows else None
-    none = known.get((*reference, row["length"], *seed))
-    gain = group.less(own)
-    return (
-        labelled("gain", None if gain is None else better * gain, group.documents)
-        | labelled("over_window", group.less(window), group.documents)
-        | labelled("against_none", group.less(none), group.documents)
+
+
+def _on_newest_targets(rows: list[Row]) -> list[Row]:
+    return [row for row in rows if row["targets"] == rows[-1]["targets"]]
+
+
+def _sliding_windows(groups: dict[Key, Group], against: str | None) -> dict[str, Group]:
+    """By protocol, the reference run unscaled at its own trained length."""
+    windows: dict[str, Group] = {}
+    for key, group in groups.items():
+        unscaled = (key.run, key.scaling, key.factor) == (against, "none", None)
+        if unscaled and key.length == group.newest["trained"]:
+            windows.setdefault(key.protocol, group)
+    return windows
+
+
+def _unextended(key: Key, groups: dict[Key, Group]) -> Group | None:
+    """The same model at its trained length: unscaled, or as it was tuned."""
+    as_it_is = key._replace(length=groups[key].newest["trained"])
+    unscaled = as_it_is._replace(scaling="none", factor=None)
+    return groups.get(unscaled, groups.get(as_it_is))
+
+
+def _summary(key: Key, group: Group, unextended: Group | None, window: Group | None) -> Summary:
+    row, values = group.newest, group.values
+    gain = paired_difference(group, unextended)
+    if gain is not None and not row["higher_is_better"]:
+        gain = -gain
+    score = beyond = None
+    if values is not None:
+        score = estimate(values, group.documents, row["metric"])
+        if n := row.get("beyond_window_n"):  # questions are sorted by depth, the deepest first
+            beyond = estimate(values[:n], group.documents[:n], row["metric"])
+    return Summary(
+        key,
+        row,
+        [r["seed"] for r in group.rows],
+        score,
+        group.spread,
+        gain,
+        paired_difference(group, window),
+        beyond,
+        _depths(row, values),
+        _mean_bins(group.rows),
     )
 
 
+def _depths(row: Row, values: np.ndarray | None) -> list[float]:
+    if values is None or "beyond_window_n" not in row:
+        return []
+    tenths = np.array_split(values, min(10, len(values)))
+    return [round(float(tenth.mean()), 4) for tenth in tenths]
+
+
 def _mean_bins(rows: list[Row]) -> list | None:
-    if any(row["bins"] is None for row in rows):
+    if any(row.get("bins") is None for row in rows):
         return None
-    losses = np.mean([[loss for _, _, loss in row["bins"]] for row in rows], 0)
+    scores = np.mean([[score for _, _, score in row["bins"]] for row in rows], 0)
+    edges = [(first, last) for first, last, _ in rows[0]["bins"]]
     return [
-        [a, b, round(float(x), 5)] for (a, b, _), x in zip(rows[0]["bins"], losses, strict=True)
+        [first, last, round(float(score), 5)]
+        for (first, last), score in zip(edges, scores, strict=True)
     ]
 
 
-def lines(rows: list[Row]) -> Iterator[str]:
-    """Group rows as plain text under 80 columns, a table a protocol."""
-    for protocol in dict.fromkeys(row["protocol"] for row in rows):
-        of = [row for row in rows if row["protocol"] == protocol]
-        if protocol == "position":
-            yield from _position_lines(of)
-            continue
-        lengths = sorted({row["length"] for row in of})
-        n = max(row["tokens"] for row in of)
-        score = "accuracy" if protocol == "passkey" else "loss"
-        yield f"\n{protocol}: {score} by context length, {n} {UNITS[protocol]}"
-        yield from _table(of, lengths, score)
-        if protocol == "passkey":
-            yield from _depths(of, max(lengths))
-        if protocol == "matched":
-            yield "gain: loss at 1x, unscaled or as it was tuned, less loss here (*: sure to 95 %)"
-            yield from _table(of, lengths, "gain")
-            yield from _verdicts(of)
+def comparable(rows: list[Row]) -> list[Row]:
+    """The rows that may stand in one table; the others are counted on stderr.
+
+    Of a protocol those of its newest target set, and at each length those on its newest targets.
+    """
+    sets = {row["protocol"]: row["target_set"] for row in rows}
+    kept = [row for row in rows if row["target_set"] == sets[row["protocol"]]]
+    targets = {(row["protocol"], row["length"]): row["targets"] for row in kept}
+    kept = [row for row in kept if row["targets"] == targets[row["protocol"], row["length"]]]
+    if len(kept) < len(rows):
+        left_out = f"{len(rows) - len(kept)} of {len(rows)} rows"
+        print(f"{left_out} were scored on older targets and are left out", file=sys.stderr)
+    return kept
 
 
-UNITS = {
-    "matched": "targets, the same at every length",
-    "windows": "targets in windows side by side",
-    "passkey": "keys at random depths (chance 0.0001)",
-}
-
-
-def _label(row: Row) -> str:
-    factor = f" x{row['factor']:g}" if row["factor"] else ""
-    return f"{row['run']} ({len(row['seeds'])}) {row['scaling']}{factor}"
-
-
-def _table(rows: list[Row], lengths: list[int], name: str) -> Iterator[str]:
-    labels = dict.fromkeys(map(_label, rows))
-    width = min(max(map(len, labels), default=0), max(30, 79 - 7 * len(lengths)))
-    yield f"{'run (seeds) scaling':<{width}}" + "".join(f"{length:>7}" for length in lengths)
-    for label in labels:
-        at = {row["length"]: row for row in rows if _label(row) == label}
-        cells = "".join(f"{_cell(at.get(c), name):>7}" for c in lengths)
-        yield f"{label[:width]:<{width}}{cells}"
-
-
-def _cell(row: Row | None, name: str) -> str:
-    if row is None or row.get(name) is None:
-        return "-"
-    if name != "gain":
-        return f"{row[name]:.3f}"
-    sure = row["gain_low"] > 0 or row["gain_high"] < 0
-    return f"{row[name]:+.2f}" + "*" * sure
-
-
-def _verdicts(rows: list[Row]) -> Iterator[str]:
-    """Which methods are worse than reading only the last trained window."""
-    for label in dict.fromkeys(map(_label, rows)):
-        of = [row for row in rows if _label(row) == label and row["gain"] is not None]
-        worse = [
-            row["length"] for row in of if row["gain_high"] < 0 < row["length"] - row["trained"]
-        ]
-        if worse:
-            lengths = ", ".join(map(str, sorted(worse)))
-            yield f"{label}: worse than not extending at {lengths}"
-
-
-def _depths(rows: list[Row], length: int) -> Iterator[str]:
-    yield f"by depth of the key at {length}, in tenths: the first is farthest from the question"
-    for row in rows:
-        if row["length"] == length and row["depths"]:
-            yield f"{_label(row)[:28]:<29}" + "".join(f"{depth:>5.2f}" for depth in row["depths"])
-
-
-def _position_lines(rows: list[Row]) -> Iterator[str]:
-    longest = max(row["length"] for row in rows)
-    yield f"\nposition: loss by position in windows of {longest}"
-    firsts = [first for first, _, _ in max((row["bins"] or [] for row in rows), key=len)]
-    yield f"{'from position':<30}" + "".join(f"{first:>6}" for first in firsts[::3])
-    for row in rows:
-        found = {first: loss for first, _, loss in row["bins"] or []}
-        cells = (f"{found[f]:.2f}" if f in found else "-" for f in firsts[::3])
-        yield f"{_label(row)[:29]:<30}" + "".join(f"{cell:>6}" for cell in cells)
+def with_mean(row: Row) -> Row:
+    """A row with the mean `score` (None: refused) in the place of its scores."""
+    values = np.concatenate(row["scores"]) if row["scores"] else None
+    return row | {"scores": None, "score": None if values is None else float(values.mean())}

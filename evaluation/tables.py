@@ -1,121 +1,155 @@
-"""README's tables, made from results/*.json: what plot.py sets between the markers.
+"""Markdown tables of the committed results. Orders follow POSITIONS and SCALINGS."""
 
-Group rows (seed null) alone are read: means over seeds, intervals over documents.
-"""
-
-import json
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-ENCODINGS = "learned sinusoidal alibi nope rope".split()  # in the order of the tables
-TUNED = [f"finetune-{scaling}" for scaling in "none linear ntk yarn".split()]
-CEILING = "rope-4x"  # trained at 4x from the start: the most that stretching could hope for
-SCALINGS = "none slide interpolate linear ntk ntk_by_parts yarn llama3".split()
+from evaluation import results
+from evaluation.statistics import Estimate, Summary, comparable, summarise
+from evaluation.variants import is_rotary
+from positions import POSITIONS
+from rope import SCALINGS
+
+TUNED = "finetune-"  # begins the names of runs that were fine-tuned at 4x
+CEILING = "rope-4x"  # trained at 4x from the start: the best that a scaling could do
+UNSCALED = ("none", "slide", "interpolate")
 PEERS = ("nanoGPT", "transformers", "LLaMA, complex")
-KEYS = {"run", "seed", "scaling", "factor", "length", "trained", "protocol"}
-Row = dict[str, object]
-
-
-def zero_shot(run: str) -> bool:
-    return run != CEILING and not run.startswith("finetune-")
 
 
 class Method(NamedTuple):
-    """What is read past its trained length, and how: a row of the tables."""
+    """A model and its variant past the trained length: a row of the tables."""
 
     run: str
     scaling: str = "none"
     factor: float | None = None
 
-    def order(self) -> tuple:
-        """The place in a table; what is not listed above, say a new encoding, comes last."""
-        runs, kind = [*ENCODINGS, *TUNED, CEILING], self.scaling.removeprefix("dynamic_")
-        place = [x.index(y) if y in x else 99 for x, y in ((runs, self.run), (SCALINGS, kind))]
-        return place[0], kind != self.scaling, place[1], str(self)
+    @property
+    def is_zero_shot(self) -> bool:
+        """Whether the model has seen no window longer than the trained length."""
+        return self.run != CEILING and not self.run.startswith(TUNED)
 
     def __str__(self) -> str:
-        """The config's name and the scaling, as one would type them."""
-        plain = self.scaling == "none" or not zero_shot(self.run)
-        factor = f" {self.factor:g}x" if self.factor else ""
-        ceiling = " (ceiling)" if self.run == CEILING else ""
-        return f"`{self.run}`" + ("" if plain else f" `{self.scaling}`{factor}") + ceiling
+        """The name of the run and the scaling, as one would type them."""
+        name = f"`{self.run}`"
+        if self.run == CEILING:
+            return f"{name} (ceiling)"
+        if self.scaling == "none" or not self.is_zero_shot:
+            return name
+        return f"{name} `{self.scaling}`" + (f" {self.factor:g}x" if self.factor else "")
+
+
+HEADLINE = [
+    Method("learned", "slide"),
+    Method("learned", "interpolate"),
+    Method("sinusoidal"),
+    Method("alibi"),
+    Method("nope"),
+    Method("rope"),
+    Method("rope", "dynamic_linear"),
+    Method("rope", "dynamic_ntk"),
+    Method("rope", "dynamic_yarn"),
+    Method("finetune-yarn", "yarn"),
+]
+
+
+def rank(name: str, names: list[str]) -> int:
+    """The place of a name in a list; unlisted names come last."""
+    return names.index(name) if name in names else len(names)
+
+
+def order(method: Method, pos: str) -> tuple:
+    """The place of a method in a table: zero-shot, tuned, ceiling; then encoding, then scaling."""
+    group = 0 if method.is_zero_shot else 1 if method.run != CEILING else 2
+    # Rotary encodings come last among the encodings, beside the tuned ones.
+    encoding = (pos in POSITIONS and is_rotary(pos), rank(pos, list(POSITIONS)))
+    scaling = method.scaling.removeprefix("dynamic_")
+    by_scaling = (scaling != method.scaling, rank(scaling, [*UNSCALED[1:], *SCALINGS]))
+    if method.scaling == "none":
+        by_scaling = (False, -1)
+    if group == 1:
+        return group, by_scaling, method
+    return group, encoding, method.run, by_scaling, str(method)
 
 
 class Scores:
-    """The rows of one protocol, each over all seeds, by method and context length."""
+    """The summaries of one protocol, by method and context length."""
 
-    def __init__(self, rows: list[Row], protocol: str):
-        self.rows: dict[tuple[Method, int], Row] = {}
-        for row in rows:
-            if row["seed"] is None and row["protocol"] == protocol:
-                run = row["run"].removeprefix("passkey-")
-                self.rows[Method(run, row["scaling"], row["factor"]), row["length"]] = row
-        self.methods = sorted({method for method, _ in self.rows}, key=Method.order)
-        self.lengths = sorted({length for _, length in self.rows})
-        # The ceiling alone was trained at more.
-        self.trained = min((row["trained"] for row in self.rows.values()), default=1)
+    def __init__(self, summaries: list[Summary], protocol: str):
+        self.by_cell: dict[tuple[Method, int], Summary] = {}
+        self.pos: dict[str, str] = {}  # of each run
+        for summary in summaries:
+            key = summary.key
+            if key.protocol == protocol:
+                run = key.run.removeprefix(f"{protocol}-")  # passkey-rope is `rope` in a table
+                self.by_cell[Method(run, key.scaling, key.factor), key.length] = summary
+                self.pos[run] = summary.row["pos"]
+        methods = {method for method, _ in self.by_cell}
+        self.methods = sorted(methods, key=lambda method: order(method, self.pos[method.run]))
+        self.lengths = sorted({length for _, length in self.by_cell})
+        # The ceiling alone was trained at a longer length.
+        lengths = [summary.row["trained"] for summary in self.by_cell.values()]
+        self.trained = min(lengths, default=1)
 
-    def at(self, method: Method, length: int) -> Row:
-        """A row, empty where there is none."""
-        return self.rows.get((method, length), {})
+    def at(self, method: Method, ratio: float) -> Summary | None:
+        """The summary at a multiple of the trained length."""
+        return self.by_cell.get((method, int(ratio * self.trained)))
 
     def seeds(self, *methods: Method) -> str:
-        """How many: "3", or "1-3" where rows differ."""
-        rows = [row for (m, _), row in self.rows.items() if m in (methods or self.methods)]
-        counts = [len(row["seeds"]) for row in rows] or [0]
-        return "-".join(map(str, sorted({min(counts), max(counts)})))
+        """How many seeds the methods (all by default) have: "3", or "1-3" if they differ."""
+        chosen = methods or self.methods
+        counts = [len(s.seeds) for (method, _), s in self.by_cell.items() if method in chosen]
+        ends = sorted({min(counts, default=0), max(counts, default=0)})
+        return "-".join(map(str, ends))
 
 
-def read(path: Path, keys: set[str] = KEYS) -> list[Row]:
-    """The rows of a results file; ValueError where there is none, or something else."""
+def load(path: Path, against: str) -> list[Summary]:
+    """Summaries of a committed results file; ValueError if it is missing."""
     if not path.exists():
-        raise ValueError(f"{path} is missing; `experiments/reproduce.sh` writes it")
-    try:
-        rows = json.loads(path.read_text())
-        group = keys | {"seeds", "spread"}
-        whole = [row.keys() >= (keys if row.get("seed", 0) is not None else group) for row in rows]
-        if isinstance(rows, list) and all(whole):
-            return rows
-    except (ValueError, TypeError, AttributeError):
-        pass  # torn, or JSON of another kind
-    raise ValueError(f"{path} does not hold rows as `experiments/reproduce.sh` writes them")
+        raise ValueError(f"{path} is missing; experiments/reproduce.sh writes it")
+    return summarise(comparable(results.read(path)), against)
 
 
-def load(root: Path) -> dict[str, Scores]:
-    """The protocols of the committed results, by name."""
-    prose, passkey = (read(root / f"results/{name}.json") for name in ("prose", "passkey"))
-    found = {name: Scores(prose, name) for name in ("matched", "windows")}
-    return found | {"passkey": Scores(passkey, "passkey")}
+# Cells
 
 
 def fixed(x: float | None, form: str) -> str:
-    """A number, its zero without a minus; "-" where there is none."""
+    """A number, its zero without a minus; "-" for None."""
     return "-" if x is None else format(round(x, int(form[-2])) + 0.0, form)
 
 
-def interval(x: float, low: float, high: float, form: str) -> str:
+def interval(estimate: Estimate, form: str) -> str:
     """
-    >>> interval(0.2661, 0.234, 0.298, "+.3f")
+    >>> interval(Estimate(0.2661, 0.234, 0.298), "+.3f")
     '+0.266 [0.234, 0.298]'
     """
-    low, high = (fixed(end, form.lstrip("+")) for end in (low, high))
-    return f"{fixed(x, form)} [{low}, {high}]"
+    low, high = (fixed(end, form.lstrip("+")) for end in (estimate.low, estimate.high))
+    return f"{fixed(estimate.mean, form)} [{low}, {high}]"
 
 
-def spread(row: Row, name: str, form: str) -> str:
-    """Mean and standard deviation over seeds."""
-    sd = row.get("spread")
-    return fixed(row.get(name), form) + ("" if sd is None else f" ± {fixed(sd, form)}")
-
-
-def harm(row: Row) -> str:
-    """Compact: half the interval stands for both its ends."""
-    if row.get("over_window") is None:
+def with_half(estimate: Estimate | None) -> str:
+    """Compact: half the interval stands for both of its ends."""
+    if estimate is None:
         return "-"
-    half = (row["over_window_high"] - row["over_window_low"]) / 2
-    return f"{fixed(row['over_window'], '+.2f')} ± {half:.2f}"
+    return f"{fixed(estimate.mean, '+.2f')} ± {estimate.half:.2f}"
+
+
+def score(summary: Summary | None, form: str) -> str:
+    """Mean and standard deviation over seeds."""
+    if summary is None or summary.score is None:
+        return "-"
+    spread = "" if summary.spread is None else f" ± {fixed(summary.spread, form)}"
+    return fixed(summary.score.mean, form) + spread
+
+
+def excess(summary: Summary | None) -> str:
+    """Loss above that of the sliding window of `rope`."""
+    return with_half(summary.above_window if summary else None)
+
+
+def excess_over_itself(summary: Summary | None) -> str:
+    """Loss above that of the same model at its trained length, unscaled."""
+    gain = summary.gain if summary else None
+    return with_half(-gain if gain is not None else None)
 
 
 def markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -123,139 +157,192 @@ def markdown(head: list[str], rows: list[list[str]]) -> str:
     return "".join(f"| {line} |\n" for line in lines)
 
 
-def by_length(scores: Scores, cell: Callable[[Row], str]) -> str:
+# Tables of the results
+
+
+def by_length(scores: Scores, cell: Callable[[Summary | None], str]) -> str:
     """A row a method, a column a length."""
-    ratios = [n / scores.trained for n in scores.lengths]
-    head = [f"{r:g}x" if r >= 1 else f"1/{1 / r:g}x" for r in ratios]
-    rows = [
-        [str(m), scores.seeds(m), *(cell(scores.at(m, n)) for n in scores.lengths)]
-        for m in scores.methods
-    ]
+    ratios = [length / scores.trained for length in scores.lengths]
+    head = [f"{ratio:g}x" if ratio >= 1 else f"1/{1 / ratio:g}x" for ratio in ratios]
+    rows = []
+    for method in scores.methods:
+        cells = [cell(scores.at(method, ratio)) for ratio in ratios]
+        rows.append([str(method), scores.seeds(method), *cells])
     return markdown(["method", "seeds", *head], rows)
 
 
-def prose(matched: Scores) -> str:
-    def cell(row: Row) -> str:
-        own = row.get("length") == matched.trained
-        return spread(row, "loss", ".3f") if own else harm(row)
+def prose(scores: Scores) -> str:
+    """The loss at the trained length, the excess loss elsewhere."""
 
-    return by_length(matched, cell)
+    def cell(summary: Summary | None) -> str:
+        at_trained = summary is not None and summary.key.length == scores.trained
+        return score(summary, ".3f") if at_trained else excess(summary)
+
+    return by_length(scores, cell)
 
 
-def column(scores: Scores, name: str, form: str, best: Callable) -> dict[Method, str]:
-    """Cells at 4x with their intervals; bold is the best one without any further training."""
-    rows = {m: scores.at(m, 4 * scores.trained) for m in scores.methods}
-    rows = {m: row for m, row in rows.items() if row.get(name) is not None}
-    winner = best((row[name] for m, row in rows.items() if zero_shot(m.run)), default=None)
+def at_4x(scores: Scores, name: str, form: str, best: Callable) -> dict[Method, str]:
+    """An estimate of each method at 4x with its interval; the best zero-shot one is bold."""
+    estimates: dict[Method, Estimate] = {}
+    for method in scores.methods:
+        estimate = getattr(scores.at(method, 4), name, None)
+        if estimate is not None:
+            estimates[method] = estimate
+    zero_shot = [e.mean for method, e in estimates.items() if method.is_zero_shot]
+    winner = best(zero_shot, default=None)
     cells = {}
-    for m, row in rows.items():
-        cell = interval(row[name], row[f"{name}_low"], row[f"{name}_high"], form)
-        cells[m] = f"**{cell}**" if zero_shot(m.run) and row[name] == winner else cell
+    for method, estimate in estimates.items():
+        cell = interval(estimate, form)
+        is_best = method.is_zero_shot and estimate.mean == winner
+        cells[method] = f"**{cell}**" if is_best else cell
     return cells
 
 
-def headline(text: Scores, keys: Scores) -> str:
-    """Two numbers a method at 4x: what it costs on prose, what it wins on retrieval.
+def headline(text: Scores, keys: Scores, methods: list[Method] | None = None) -> str:
+    """Two numbers a method at 4x: excess loss on prose, retrieval beyond the window.
 
-    A fixed factor of 4 is there what the dynamic form is.
+    methods: None for all but the fixed factors; a factor of 4 is at 4x what the dynamic form is.
     """
-    harms, wins = column(text, "over_window", "+.3f", min), column(keys, "outside", ".2f", max)
-    methods = sorted({m for m in harms | wins if not m.factor}, key=Method.order)
-    rows = [[str(m), harms.get(m, "-"), wins.get(m, "-")] for m in methods]
-    return markdown(["method", "harm on prose at 4x", "retrieval room won at 4x"], rows) + (
-        f"\nHarm: nats a token at {4 * text.trained} more than `rope` on the last {text.trained} "
-        f"tokens alone, same targets (seeds: {text.seeds()}). Room won: of the keys that lie "
-        f"before the last {keys.trained} of {4 * keys.trained} tokens, the share named exactly; "
-        f"a sliding window names none (seeds: {keys.seeds()}). 95 % intervals; bold: the best "
-        "without further training.\n"
+    losses = at_4x(text, "above_window", "+.3f", min)
+    accuracies = at_4x(keys, "beyond_window", ".2f", max)
+    if methods is None:
+        pos = keys.pos | text.pos
+        methods = [method for method in losses | accuracies if not method.factor]
+        methods.sort(key=lambda method: order(method, pos[method.run]))
+    rows = [[str(m), losses.get(m, "-"), accuracies.get(m, "-")] for m in methods]
+    head = ["method", "excess loss at 4x", "retrieval beyond the window at 4x"]
+    return markdown(head, rows) + (
+        f"\nExcess loss: nats a token at {4 * text.trained} tokens minus those of `rope` on the "
+        f"last {text.trained} tokens alone, same targets ({text.seeds()} seeds). Retrieval beyond "
+        f"the window: of the keys before the last {keys.trained} of {4 * keys.trained} tokens, "
+        f"the share retrieved exactly; a sliding window retrieves none ({keys.seeds()} seeds). "
+        "Brackets: 95 % intervals. Bold: the best without further training.\n"
     )
 
 
 def room(text: Scores) -> str:
-    """Is there anything to win on prose?"""
-    ceiling, far = Method(CEILING), 4 * text.trained
-    row = text.at(ceiling, far)
-    if row.get("over_window") is None:
-        return f"The room on prose is not measured: no `{CEILING}` at {far}.\n"
-    won, low, high = (-row[f"over_window{end}"] for end in ("", "_high", "_low"))
-    verdict = "clearly positive" if low > 0 else "negative" if high < 0 else None
+    """Does a longer context help on prose at all?"""
+    ceiling, longer = Method(CEILING), 4 * text.trained
+    summary = text.at(ceiling, 4)
+    if summary is None or summary.above_window is None:
+        return f"Not measured: no `{CEILING}` at {longer}.\n"
+    gain = -summary.above_window
+    verdict = "not distinguishable from zero"
+    if gain.low > 0:
+        verdict = "positive"
+    if gain.high < 0:
+        verdict = "negative"
     return (
-        f"Room on prose: a model trained at {far} from the start gains "
-        f"{interval(won, low, high, '+.3f')} nats a token over the window of {text.trained} "
-        f"(seeds: {text.seeds(ceiling)}): {verdict or 'not distinguishable from zero'}.\n"
+        f"A model trained at {longer} tokens from the start gains {interval(gain, '+.3f')} nats a "
+        f"token over the sliding window of {text.trained} ({text.seeds(ceiling)} seeds): "
+        f"{verdict}.\n"
     )
 
 
-def tables(matched: Scores, windows: Scores, passkey: Scores) -> dict[str, str]:
-    return {
-        "headline": headline(matched, passkey),
-        "room": room(matched),
-        "prose": prose(matched),
-        "windows": by_length(windows, lambda row: spread(row, "loss", ".3f")),
-        "passkey": by_length(passkey, lambda row: spread(row, "accuracy", ".2f")),
+def compare(
+    shown: dict[str, Method],
+    text: Scores,
+    keys: Scores,
+    ratios: tuple[int, ...],
+    beyond: Callable[[Summary | None], str] = excess,
+) -> str:
+    """A row a method, under the name it is shown by: prose, then retrieval, by length.
+
+    The trained length is left out if all methods are one model there.
+    """
+
+    def cells(method: Method, ratio: int) -> tuple[str, str]:
+        on_text, on_keys = text.at(method, ratio), keys.at(method, ratio)
+        loss = score(on_text, ".3f") if ratio == 1 else beyond(on_text)
+        return loss, score(on_keys, ".2f")
+
+    if len({cells(method, 1) for method in shown.values()}) == 1:
+        ratios = ratios[1:]
+    head = ["method"]
+    for task in ("prose", "retrieval"):
+        head += [f"{task} {ratio}x" if ratio == ratios[0] else f"{ratio}x" for ratio in ratios]
+    rows = []
+    for name, method in shown.items():
+        losses, accuracies = zip(*(cells(method, ratio) for ratio in ratios), strict=True)
+        rows.append([name, *losses, *accuracies])
+    methods = shown.values()
+    seeds = f"prose {text.seeds(*methods)}, retrieval {keys.seeds(*methods)}"
+    return markdown(head, rows) + f"\nSeeds: {seeds}.\n"
+
+
+# Tables of records
+
+
+FAULTS = {  # fault: (its record in results/faults.json, what the record shows)
+    "killed at each system call of a save": (
+        "crash points of one save",
+        "{lost} of {points} lost a run; a writer in place loses {lost_in_place} of "
+        "{points_in_place}",
+    ),
+    "kill -9 at random moments of training": (
+        "kill at random moments",
+        "{kills} kills, {kills_in_a_save} of them within a save: {lost} saves lost, "
+        "{not_bit_equal} of {runs_completed} runs with other weights",
+    ),
+    "bits flipped in a checkpoint, files cut": (
+        "corruption of a checkpoint",
+        "{flips_noticed} of {flips} and {cuts_noticed} of {cuts} noticed; `torch.load` alone: "
+        "{flips_noticed_by_torch} of {flips} flips",
+    ),
+    "resumed at every step": (
+        "resume points, bit-exact",
+        "{exact} of {total} bit-exact, over {steps} steps in {modes}, AdamW and Muon, dropout on",
+    ),
+    "SIGTERM in training, evaluation, first step": (
+        "SIGTERM",
+        "{saved} of {sent} saved, {resumed_bit_equal} resumed bit-exact, {seconds_longest:.2f} s "
+        "at most",
+    ),
+    "random bytes into every reader": (
+        "fuzz",
+        "{total:,} inputs in {minutes} minutes, {tracebacks} tracebacks",
+    ),
+}
+
+
+def faults(record: dict[str, dict]) -> str:
+    """What `pytest -m soak tests/faults` measured: results/faults.json."""
+    derived = {
+        "resume points, bit-exact": over_modes(record["resume points, bit-exact"]),
+        "fuzz": {"minutes": record["fuzz"]["seconds"] // 60},
     }
+    rows = []
+    for fault, (name, shows) in FAULTS.items():
+        rows.append([fault, shows.format(**record[name], **derived.get(name, {}))])
+    return markdown(["fault", "result"], rows)
 
 
-def faults(found: dict[str, Row]) -> str:
-    """What `pytest -m soak tests/faults` found: results/faults.json."""
-    killed, moments = found["crash points of one save"], found["kill at random moments"]
-    flips, points = found["corruption of a checkpoint"], found["resume points, bit-exact"]
-    asked, junk = found["SIGTERM"], found["fuzz"]
+def over_modes(points: dict[str, int]) -> dict[str, object]:
+    """Sums over the precisions of a record with MODE_points and MODE_exact."""
     modes = [name.removesuffix("_points") for name in points if name.endswith("_points")]
-    exact, of = (sum(points[f"{mode}_{what}"] for mode in modes) for what in ("exact", "points"))
-    rows = [
-        ["killed at each system call of a save", f"{killed['lost']} of {killed['points']} lost a "
-         f"run; of a writer in place {killed['lost_in_place']} of {killed['points_in_place']}"],
-        ["kill -9 at random moments of training", f"{moments['kills']} kills, "
-         f"{moments['kills_in_a_save']} of them within a save: {moments['lost']} saves lost, "
-         f"{moments['not_bit_equal']} of {moments['runs_completed']} runs with other weights"],
-        ["bits flipped in a checkpoint, files cut", f"{flips['flips_noticed']} of "
-         f"{flips['flips']} and {flips['cuts_noticed']} of {flips['cuts']} noticed; `torch.load` "
-         f"alone: {flips['flips_noticed_by_torch']} of {flips['flips']} flips"],
-        [f"resumed at every step of {points['steps']}", f"{exact} of {of} bit-exact, in "
-         f"{', '.join(modes)}, AdamW and Muon, dropout on"],
-        ["SIGTERM in training, evaluation, first step", f"{asked['saved']} of {asked['sent']} "
-         f"saved, {asked['resumed_bit_equal']} resumed bit-exact, "
-         f"{asked['seconds_longest']:.2f} s at most"],
-        ["random bytes into every reader", f"{junk['total']:,} inputs in {junk['seconds'] // 60} "
-         f"minutes, {junk['tracebacks']} tracebacks"],
-    ]  # fmt: skip
-    return markdown(["injected", "found"], rows)
+    total = sum(points[f"{mode}_points"] for mode in modes)
+    exact = sum(points[f"{mode}_exact"] for mode in modes)
+    return {"modes": ", ".join(modes), "total": total, "exact": exact}
 
 
-def speed(found: Row) -> str:
-    """Of results/bench.json: other people's code beside ours, and the machine's own limits."""
-
-    def shown(values: list[float]) -> str:
-        middle, *ends = (f"{v:,.0f}" if abs(v) >= 100 else f"{v:.3g}" for v in values)
-        return middle + (f" ({ends[0]} to {ends[1]})" if ends else "")
-
-    rows = [
-        [r["work"], r["unit"], shown(r["ours"]), r["peer"], shown(r["theirs"]), shown(r["ratio"])]
-        for r in found["rows"]
-        if r["peer"] in PEERS
-    ]
-    limits = [r for r in found["rows"] if r["work"].startswith("limit: ")]
-    most = [f"{r['work'].removeprefix('limit: ')} {shown(r['ours'])} {r['unit']}" for r in limits]
-    return markdown("work,unit,ours,peer,theirs,ratio".split(","), rows) + (
-        f"\n{found['date']}, {found['cpu']}, {found['threads']} threads, torch {found['torch']}; "
-        f"medians, least and most. The machine's own limits: {'; '.join(most)}.\n"
+def speed(record: dict) -> str:
+    """Compared with the code of others, and with the limits of the machine: results/bench.json."""
+    rows, limits = [], []
+    for r in record["rows"]:
+        ours = with_range(r["ours"])
+        if r["peer"] in PEERS:
+            theirs, ratio = with_range(r["theirs"]), with_range(r["ratio"])
+            rows.append([r["work"], r["unit"], ours, r["peer"], theirs, ratio])
+        if r["work"].startswith("limit: "):
+            limits.append(f"{r['work'].removeprefix('limit: ')} {ours} {r['unit']}")
+    machine = f"{record['cpu']}, {record['threads']} threads, torch {record['torch']}"
+    return markdown(["work", "unit", "ours", "peer", "theirs", "ratio"], rows) + (
+        f"\n{record['date']}, {machine}; medians (least to most). Limits of the machine: "
+        f"{'; '.join(limits)}.\n"
     )
 
 
-def markers(page: str, known: Iterable[str], maker: str = "plot.py") -> None:
-    """ValueError for a marker of a table that there is not."""
-    for name in re.findall(rf"<!-- /?{re.escape(maker)} (.*?) -->", page):
-        if name not in known:
-            raise ValueError(
-                f"<!-- {maker} {name} --> marks no table; there are {', '.join(known)}"
-            )
-
-
-def splice(page: str, name: str, text: str, maker: str = "plot.py") -> str:
-    """The page with this text between its markers."""
-    start, end = f"<!-- {maker} {name} -->", f"<!-- /{maker} {name} -->"
-    parts = re.split(f"({re.escape(start)}\n)(?:.*\n)*?({re.escape(end)})", page)
-    if len(parts) != 4 or page.count(start) != 1 or page.count(end) != 1:
-        raise ValueError(f"{start} and {end} must be lines of the page, once each")
-    return parts[0] + parts[1] + text + parts[2] + parts[3]
+def with_range(values: list[float]) -> str:
+    """`median (least to most)` of [median, least, most]."""
+    middle, *ends = (f"{v:,.0f}" if abs(v) >= 100 else f"{v:.3g}" for v in values)
+    return middle + (f" ({ends[0]} to {ends[1]})" if ends else "")

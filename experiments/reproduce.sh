@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every number, table and figure of the README: trained, measured and drawn, three seeds of each.
+# Trains, evaluates and draws every number, table and figure of README.md and docs/results.md.
 # Stop it and start it again at any point: finished runs and measured cells are skipped. After a
 # change to a config, remove its runs in out/ first.
 # shellcheck disable=SC2046,SC2059,SC2086 # lists are split into words on purpose
@@ -22,12 +22,12 @@ train() { # FOLDER [setting ...]
     touch "$log.done"
 }
 
-judge() { # FOLDER [flag ...]
-    echo "judging $1"
+evaluate() { # FOLDER [flag ...]
+    echo "evaluating $1"
     log=out/logs/${1#out/}.txt
     python evaluate.py --device=cpu "$@" >>"$log" 2>&1 || { tail -n 3 "$log"; return 1; }
 }
-export -f train judge
+export -f train evaluate
 together() { tr '\n' '\0' | xargs -0 -n 1 -P "$jobs" bash -c; } # the lines of stdin, on all cores
 mkdir -p out/logs
 
@@ -59,17 +59,17 @@ for seed in $seeds; do
 done | together
 
 lengths=64,128,256,512,1024,2048,4096
-prose="--json results/prose.json --window_tokens 16384 --lengths $lengths"
-passkey="--json results/passkey.json --passkey --keys 100 --against passkey-rope --lengths 128,256,512,1024"
+prose="--json results/prose.jsonl --window_tokens 16384 --lengths $lengths"
+passkey="--json results/passkey.jsonl --task passkey --keys 100 --against passkey-rope --lengths 128,256,512,1024"
 tuned=$(printf 'finetune-%s ' $methods)
 runs() { for name in $1; do printf "out/$2$name-%s\n" $seeds; done; } # all seeds of each name
 {
-    for run in $(runs "$encodings $tuned" ""); do echo "judge $run $prose"; done
-    for run in $(runs rope-4x ""); do echo "judge $run $prose --rope_scaling none"; done
-    for run in $(runs "$encodings $tuned" passkey-); do echo "judge $run $passkey"; done
+    for run in $(runs "$encodings $tuned" ""); do echo "evaluate $run $prose"; done
+    for run in $(runs rope-4x ""); do echo "evaluate $run $prose --rope_scaling none"; done
+    for run in $(runs "$encodings $tuned" passkey-); do echo "evaluate $run $passkey"; done
 } | together
 
-# Everything is measured now: the tables, the figures, and the README.
+# Everything is measured now: the tables on the terminal, then the figures and the pages.
 python evaluate.py $(runs "$encodings $tuned" "") $prose
 python evaluate.py $(runs rope-4x "") $prose --rope_scaling none
 python evaluate.py $(runs "$encodings $tuned" passkey-) $passkey

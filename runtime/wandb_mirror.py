@@ -92,29 +92,24 @@ def _init(wandb, config: dict, run_id: str, job_type: str, mode: str):
 
 
 def curve(config: dict, path: Path, rows: list[dict]) -> None:
-    """Mirror one model's rows of results in wandb: ctx/loss over ctx/len, and a table of all."""
+    """Mirror one model's scores in wandb: ctx/METRIC over ctx/len, and a table of all rows.
+
+    rows: of one protocol, each with its mean `score` (None: refused) and its `metric`.
+    """
     label = f"{config['name'] or config['pos']}-{config['seed']}-{rows[0]['scaling']}"
     run_id = f"ctx-{label}-{time.strftime('%m%d-%H%M%S')}"
     mirror = Mirror(config | {"name": label}, run_id, "eval", path)
     for row in sorted(rows, key=lambda row: row["length"]):
-        if row["protocol"] in ("matched", "passkey"):
-            mirror.log(_point(row))
+        if row["score"] is not None:
+            mirror.log({"ctx/len": row["length"], f"ctx/{row['metric']}": row["score"]})
     mirror.attempt(lambda run: run.log({"results": _table(rows)}))
     mirror.finish()
-
-
-def _point(row: dict) -> dict:
-    point = {"ctx/len": row["length"]}
-    for name in ("loss", "accuracy"):
-        if row.get(name) is not None:
-            point[f"ctx/{name}"] = row[name]
-    return point
 
 
 def _table(rows: list[dict]):
     import wandb  # noqa: PLC0415 - as in open_wandb
 
-    columns = [name for name in rows[0] if name not in ("parts", "bins", "depths")]
+    columns = list(rows[0])
     return wandb.Table(columns, [[row.get(name) for name in columns] for row in rows])
 
 

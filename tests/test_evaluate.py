@@ -1,22 +1,26 @@
 """The command: what it measures, keeps, resumes, prints and refuses."""
 
 import base64
-import json
 
+import numpy as np
 import pytest
 from conftest import SMALL, history
 
 import data
+import data.prepare
 import evaluate
 import train
-from evaluation import statistics
+from data import tasks
+from data.corpora import Document
+from evaluation import results, scoring
 from evaluation.scoring import Prose
+from evaluation.statistics import summarise
 from runtime import checkpoint, errors
 
 FAST = ["--tokens=64", "--window_tokens=256"]
 FIELDS = (
-    "run seed pos scaling factor length ratio protocol loss ci_low ci_high gain tokens documents "
-    "checkpoint_sha git torch device seconds"
+    "run seed pos scaling factor length trained protocol metric higher_is_better checkpoint_sha "
+    "target_set targets count scores git torch device seconds"
 ).split()
 
 
@@ -37,15 +41,15 @@ def runs(corpus, tmp_path_factory):
 
 
 @pytest.fixture
-def judge(corpus, tmp_path):
+def score(corpus, tmp_path):
     """Run the command on a file of its own; returns all of its rows."""
-    path = tmp_path / "rows.json"
+    path = tmp_path / "rows.jsonl"
 
     def run(*argv):
-        fast = [] if "--passkey" in argv else FAST
+        fast = [] if {"--passkey", "--task=passkey", "--task=echo"} & {*argv} else FAST
         where = [f"--data_dir={corpus}", f"--json={path}", "--wandb=disabled"]
         evaluate.main([*where, *fast, *argv])
-        return statistics.read(path)
+        return results.read(path)
 
     return run
 
@@ -54,40 +58,37 @@ def pick(rows, **wanted):
     return [row for row in rows if wanted.items() <= row.items()]
 
 
-def test_one_command_measures_every_scaling_at_every_length(runs, judge, capsys):
-    rows = judge(runs["rope-1"], runs["rope-2"], "--lengths=1/4x,1x,2x")
+def test_one_command_measures_every_scaling_at_every_length(runs, score, capsys):
+    rows = score(runs["rope-1"], runs["rope-2"], "--lengths=1/4x,1x,2x")
     scalings = "none linear ntk ntk_by_parts yarn llama3".split()
     assert {row["scaling"] for row in rows} == {*scalings, *(f"dynamic_{s}" for s in scalings[1:])}
     assert {row["length"] for row in rows} == {4, 16, 32}
-    assert len(pick(rows, protocol="matched")) == 11 * 3 * 3  # two seeds and their mean
-    assert len(pick(rows, protocol="position", seed=None)) == 11
-    assert all(set(FIELDS) <= row.keys() for row in pick(rows, seed=1))
+    assert len(pick(rows, protocol="matched")) == 11 * 3 * 2  # two seeds
+    assert len(pick(rows, protocol="position", seed=1)) == 11
+    assert all({*FIELDS} <= row.keys() for row in rows)
     assert {row["factor"] for row in pick(rows, scaling="yarn")} == {4.0}
-    assert {row["ratio"] for row in rows} == {0.25, 1, 2}
-    for row in pick(rows, protocol="matched", seed=1):
-        assert row["tokens"] == 64
-        (same,) = pick(rows, protocol="matched", seed=1, scaling="none", length=16)
-        assert row["gain"] == pytest.approx(same["loss"] - row["loss"], abs=2e-5)
+    assert {row["count"] for row in pick(rows, protocol="matched")} == {64}
+    assert {(row["metric"], row["higher_is_better"]) for row in rows} == {("loss", False)}
     out = capsys.readouterr().out
     assert "rope (2) dynamic_yarn" in out
     assert "rope (2) yarn x4" in out
 
 
-def test_what_it_reports_is_what_the_judge_measures(runs, judge, corpus):
-    rows = judge(runs["rope-1"], "--lengths=4,32", "--rope_scaling=none,yarn,dynamic_ntk")
+def test_rows_hold_what_scoring_gives(runs, score, corpus):
+    rows = score(runs["rope-1"], "--lengths=4,32", "--rope_scaling=none,yarn,dynamic_ntk")
     prose = Prose(data.load("small", corpus), 32, (64, 256))
     for scaling, more in (("none", {}), ("yarn", {"rope_factor": 4.0}), ("dynamic_ntk", {})):
         model, info = checkpoint.load(runs["rope-1"], rope_scaling=scaling, **more)
         for length in (4, 32):  # 4: within the trained length, where it may reuse what it has
             for protocol in ("matched", "windows"):
                 (row,) = pick(rows, seed=1, scaling=scaling, length=length, protocol=protocol)
-                assert row["parts"] == getattr(prose, protocol)(model, length).parts
+                assert row["scores"] == prose.score(model, protocol, length).scores
                 assert row["checkpoint_sha"] == info["sha256"][:12]
 
 
-def test_what_learned_positions_cannot_read_is_a_dash(runs, judge, capsys):
-    rows = pick(judge(runs["learned"], "--lengths=1x,2x"), protocol="matched", seed=None)
-    losses = {(row["scaling"], row["length"]): row["loss"] for row in rows}
+def test_what_learned_positions_cannot_read_is_a_dash(runs, score, capsys):
+    rows = pick(score(runs["learned"], "--lengths=1x,2x"), protocol="matched")
+    losses = {(row["scaling"], row["length"]): row["scores"] for row in rows}
     assert losses.keys() == {(s, n) for s in ("none", "interpolate", "slide") for n in (16, 32)}
     assert losses["none", 32] is None
     assert losses["slide", 32] == losses["slide", 16] == losses["none", 16]
@@ -97,54 +98,57 @@ def test_what_learned_positions_cannot_read_is_a_dash(runs, judge, capsys):
     ]
 
 
-def test_sinusoidal_positions_are_read_straight_on_and_interpolated(runs, judge):
-    rows = judge(runs["sinusoidal"], "--lengths=1x,2x")
+def test_sinusoidal_positions_are_read_straight_on_and_interpolated(runs, score):
+    rows = score(runs["sinusoidal"], "--lengths=1x,2x")
     assert {row["scaling"] for row in rows} == {"none", "interpolate"}
 
 
-def test_a_killed_evaluation_goes_on_with_the_cells_it_lacks(runs, judge, capsys, monkeypatch):
-    asked, whole = [], Prose.matched
+def test_a_killed_evaluation_goes_on_with_the_cells_it_lacks(runs, score, capsys, monkeypatch):
+    lengths, whole = [], Prose.matched
 
-    def counted(self, model, length):
-        if len(asked) == 2:
+    def counted(self, model, length, window):
+        if len(lengths) == 2:
             raise KeyboardInterrupt
-        asked.append(length)
-        return whole(self, model, length)
+        lengths.append(length)
+        return whole(self, model, length, window)
 
     monkeypatch.setattr(Prose, "matched", counted)
     argv = (runs["rope-1"], "--lengths=8,16,32", "--rope_scaling=none,dynamic_yarn")
     with pytest.raises(KeyboardInterrupt):
-        judge(*argv)
+        score(*argv)
     monkeypatch.undo()
-    rows = judge(*argv)
+    rows = score(*argv)
     assert "4 of 14 cells are in" in capsys.readouterr().err
     assert len(pick(rows, seed=1)) == 14
-    fresh = judge(*argv)
+    fresh = score(*argv)
     assert "14 of 14 cells" in capsys.readouterr().err
     assert fresh == rows
 
 
-def test_other_targets_or_weights_are_measured_anew(runs, judge, capsys, tmp_path):
+def test_other_targets_or_weights_are_measured_again(runs, score, capsys, tmp_path):
     argv = (runs["rope-1"], "--rope_scaling=none")
-    judge(*argv, "--lengths=16")
-    judge(*argv, "--lengths=16,32")  # deeper spans: other targets
+    score(*argv, "--lengths=16")
+    score(*argv, "--lengths=16,32")  # deeper spans: other targets
     assert "cells are in" not in capsys.readouterr().err
-    rows = judge(runs["rope-2"], "--rope_scaling=none", "--lengths=16,32")
-    assert {row["seed"] for row in rows} == {1, 2, None}
+    rows = score(runs["rope-2"], "--rope_scaling=none", "--lengths=16,32")
+    assert {row["seed"] for row in rows} == {1, 2}
     state = checkpoint.read(runs["rope-1"])
     state["model"]["wte.weight"] *= 2
     checkpoint.save(tmp_path, {k: v for k, v in state.items() if k not in ("sha256", "path")})
-    again = judge(str(tmp_path), "--rope_scaling=none", "--lengths=16,32")
+    again = score(str(tmp_path), "--rope_scaling=none", "--lengths=16,32")
     assert pick(again, seed=2) == pick(rows, seed=2)
-    assert all(row["loss"] not in [r["loss"] for r in rows] for row in pick(again, seed=1))
+    before = [row["scores"] for row in rows]
+    assert all(row["scores"] not in before for row in pick(again, seed=1))
 
 
-def test_the_curves_are_in_wandb(runs, judge, offline_wandb):
-    rows = judge(runs["rope-1"], "--lengths=16,32", "--rope_scaling=dynamic_yarn", "--wandb=auto")
+def test_the_curves_are_in_wandb(runs, score, offline_wandb):
+    rows = score(runs["rope-1"], "--lengths=16,32", "--rope_scaling=dynamic_yarn", "--wandb=auto")
     (folder,) = offline_wandb.glob("offline-run-*")
     logged = [row for row in history(folder) if "ctx/loss" in row]
-    wanted = [(r["length"], r["loss"]) for r in pick(rows, seed=1, protocol="matched")]
-    assert [(row["ctx/len"], row["ctx/loss"]) for row in logged] == wanted
+    summaries = [s for s in summarise(rows, None) if s.key.protocol == "matched"]
+    expected = [s.key.length for s in summaries], [s.score.mean for s in summaries]
+    assert [row["ctx/len"] for row in logged] == expected[0]
+    assert [row["ctx/loss"] for row in logged] == pytest.approx(expected[1], abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -159,24 +163,27 @@ def test_the_curves_are_in_wandb(runs, judge, offline_wandb):
         (["--rope_factor=0.5"], "rope_factor is 0.5; it must be at least 1"),
         (["--tokens=0"], "tokens is 0; it must be at least 1"),
         (["--passkey", "--lengths=64"], "is not among the"),
-        (["--passkey", "--tokens=9"], "tokens does nothing with --passkey; leave it out"),
-        (["--keys=9"], "keys does nothing without --passkey; leave it out"),
+        (["--passkey", "--tokens=9"], "tokens does nothing with --task passkey; leave it out"),
+        (["--keys=9"], "keys does nothing with --task prose; leave it out"),
+        (["--task=poems"], "task is 'poems'; it must be one of prose, passkey"),
+        (["--passkey", "--dataset=small"], "dataset does nothing with --task passkey"),
+        (["--plot=a.pdf"], "plot is 'a.pdf'; it must end with .svg or .png"),
         (["--length=4"], "unrecognized arguments: --length=4; --help lists all flags"),
         (["out/nothing"], "out/nothing: No such file or directory"),
     ],
 )
-def test_a_mistake_is_one_sentence(runs, judge, argv, message):
+def test_a_mistake_is_one_sentence(runs, score, argv, message):
     with pytest.raises(ValueError, match=r"^.+$") as error:
-        judge(runs["rope-1"], *argv)
+        score(runs["rope-1"], *argv)
     assert message in str(error.value)
 
 
-def test_runs_of_several_datasets_are_not_mixed(runs, judge, corpus, tmp_path):
+def test_runs_of_several_datasets_are_not_mixed(runs, score, corpus, tmp_path):
     raw = checkpoint.read(runs["rope-1"])
     raw["run"]["dataset"] = "other"
     checkpoint.save(tmp_path, {k: v for k, v in raw.items() if k not in ("sha256", "path")})
     with pytest.raises(ValueError, match="trained on other and small; evaluate one at a time"):
-        judge(runs["rope-1"], str(tmp_path))
+        score(runs["rope-1"], str(tmp_path))
 
 
 def changed(folder, tmp_path, change):
@@ -187,49 +194,61 @@ def changed(folder, tmp_path, change):
     return str(tmp_path)
 
 
-def test_two_models_of_one_name_and_seed_are_refused(runs, judge, tmp_path, capsys):
+def test_two_models_of_one_name_and_seed_are_refused(runs, score, tmp_path, capsys):
     other = changed(runs["rope-1"], tmp_path, lambda s: s["model"]["wte.weight"].mul_(2))
-    with pytest.raises(ValueError, match="are both 'rope', seed 1; train one with another --name"):
-        judge(runs["rope-1"], other)
-    judge(runs["rope-1"], "--lengths=16", "--rope_scaling=none")
-    judge(other, "--lengths=16", "--rope_scaling=none")
-    assert "has other weights than the rows of 'rope', seed 1: they go" in capsys.readouterr().err
+    with pytest.raises(
+        ValueError, match="are both 'rope', seed 1; train one with a different --name"
+    ):
+        score(runs["rope-1"], other)
+    score(runs["rope-1"], "--lengths=16", "--rope_scaling=none")
+    score(other, "--lengths=16", "--rope_scaling=none")
+    assert (
+        "has other weights than the rows of 'rope', seed 1: those no longer count"
+        in capsys.readouterr().err
+    )
 
 
-def test_other_data_than_the_run_knew_are_refused(runs, judge, tmp_path):
+def test_data_that_changed_since_training_are_refused(runs, score, tmp_path):
     other = changed(runs["rope-1"], tmp_path, lambda s: s["data"].update(val="other"))
     with pytest.raises(data.DataError, match=r"small is not the data that .* was trained on"):
-        judge(other)
+        score(other)
 
 
-def test_keys_need_characters(runs, judge, tmp_path):
+def test_keys_need_characters(runs, score, tmp_path):
     words = {"kind": "bpe", "pattern": ".", "merges": [b64(bytes([b])) for b in range(256)]}
     other = changed(runs["rope-1"], tmp_path, lambda s: s.update(tokenizer=words))
     with pytest.raises(ValueError, match="passkey needs a char tokenizer; the runs have bpe"):
-        judge(other, "--passkey")
+        score(other, "--passkey")
 
 
 def b64(raw):
     return base64.b64encode(raw).decode()
 
 
-def test_a_model_that_goes_on_training_is_not_mixed(runs, judge, tmp_path, monkeypatch):
+def test_a_model_that_goes_on_training_is_not_mixed(runs, score, tmp_path, monkeypatch):
     folder = changed(runs["rope-1"], tmp_path, lambda s: None)
     whole = Prose.matched
 
-    def meanwhile(self, model, length):
+    def meanwhile(self, model, length, window):
         changed(runs["rope-1"], tmp_path, lambda s: s["model"]["wte.weight"].mul_(2))
-        return whole(self, model, length)
+        return whole(self, model, length, window)
 
     monkeypatch.setattr(Prose, "matched", meanwhile)
     with pytest.raises(checkpoint.CheckpointError, match="changed meanwhile; start again"):
-        judge(folder, "--lengths=16", "--rope_scaling=none,yarn")
+        score(folder, "--lengths=16", "--rope_scaling=none,yarn")
 
 
-def test_rows_are_json_that_others_can_read(runs, judge, tmp_path):
-    judge(runs["rope-1"], "--lengths=16", "--rope_scaling=none")
-    text = (tmp_path / "rows.json").read_text()
-    assert len(json.loads(text)) == len(text.splitlines()) - 2  # a row a line
+def test_a_bad_line_is_skipped_and_its_cell_measured_again(runs, score, tmp_path, capsys):
+    argv = (runs["rope-1"], "--lengths=16,32", "--rope_scaling=none")
+    rows = score(*argv)
+    path = tmp_path / "rows.jsonl"
+    first, *rest = path.read_text().splitlines(keepends=True)
+    path.write_text(first[: len(first) // 2] + "\n" + "".join(rest))
+    again = score(*argv)
+    err = capsys.readouterr().err
+    assert f"{path}:1: skipped a bad line" in err
+    assert f"{len(rows) - 1} of {len(rows)} cells are in" in err
+    assert sorted(map(results.key_of, again)) == sorted(map(results.key_of, rows))
 
 
 def test_the_help_fits_the_terminal(capsys, monkeypatch):
@@ -237,3 +256,135 @@ def test_the_help_fits_the_terminal(capsys, monkeypatch):
     with pytest.raises(SystemExit):
         evaluate.parse(["--help"])
     assert max(map(len, capsys.readouterr().out.splitlines())) < 80
+
+
+# All runs of out/
+
+
+@pytest.fixture
+def out(runs, tmp_path, monkeypatch):
+    """A folder out/ with three of the runs, the working directory beside it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    for name in ("rope-1", "rope-2", "learned"):
+        (tmp_path / "out" / name).symlink_to(runs[name])
+    (tmp_path / "out/logs").mkdir()
+    return tmp_path / "out"
+
+
+def test_without_a_run_all_of_out_are_scored(out, score, capsys):
+    rows = score("--lengths=16", "--rope_scaling=none")
+    assert {(row["run"], row["seed"]) for row in rows} == {
+        ("rope", 1),
+        ("rope", 2),
+        ("learned", 1337),
+    }
+    assert "left out" not in capsys.readouterr().err
+
+
+def test_runs_of_out_that_do_not_fit_are_named(runs, out, score, capsys):
+    for name in ("broken", "elsewhere", "words", "task"):
+        (out / name).mkdir()
+    (out / "broken/ckpt.pt").write_text("no checkpoint")
+    changed(runs["sinusoidal"], out / "elsewhere", lambda s: s["run"].update(dataset="other"))
+    changed(runs["sinusoidal"], out / "words", lambda s: s["tokenizer"].update(characters="xyz"))
+    changed(runs["sinusoidal"], out / "task", lambda s: s["run"].update(dataset="passkey"))
+    newest = out / "rope-1" / checkpoint.NEWEST
+    newest.touch()
+    rows = score("--lengths=16", "--rope_scaling=none")
+    assert {row["run"] for row in rows} == {"rope", "learned"}
+    err = capsys.readouterr().err
+    assert "left out out/broken: out/broken/ckpt.pt is damaged" in err
+    assert "left out out/elsewhere: it was trained on other, out/rope-1 on small" in err
+    assert "left out out/words: it has a different tokenizer" in err
+    assert "left out out/task: it was trained on passkey, which does not fit --task prose" in err
+
+
+def test_an_empty_out_is_one_sentence(tmp_path, monkeypatch, score):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^no run in out/ to score with --task prose$"):
+        score()
+
+
+# Another dataset, a figure
+
+
+def test_another_dataset_has_a_file_of_its_own(runs, score, corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "small").symlink_to(corpus / "small")
+    text = tmp_path / "other.txt"
+    text.write_text((corpus / "text.txt").read_text()[::-1])
+    data.prepare.prepare("other", [text], root=root)
+    argv = [runs["rope-1"], f"--data_dir={root}", "--wandb=disabled", "--rope_scaling=none"]
+    argv += [*FAST, "--lengths=16"]
+    evaluate.main(argv)
+    evaluate.main([*argv, "--dataset=other"])
+    own, other = (results.read(tmp_path / f"results/{n}.jsonl") for n in ("small", "other"))
+    assert own[0]["target_set"] != other[0]["target_set"]
+    assert own[0]["scores"] != other[0]["scores"]
+    (tmp_path / "b.txt").write_text("To be, or not: 12 questions.\n" * 400)
+    data.prepare.prepare("b", [tmp_path / "b.txt"], root=root)
+    with pytest.raises(data.DataError, match=r"^b has a different tokenizer than "):
+        evaluate.main([*argv, "--dataset=b"])
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_a_figure_of_the_runs_that_are_named(runs, score, tmp_path, kind):
+    path = tmp_path / f"figures/loss.{kind}"
+    argv = (
+        runs["rope-1"],
+        runs["learned"],
+        "--lengths=8,16,32",
+        "--rope_scaling=none,dynamic_yarn",
+    )
+    score(*argv, f"--plot={path}")
+    if kind == "png":
+        assert path.read_bytes()[1:4] == b"PNG"
+    else:
+        for words in ("rope (1) dynamic_yarn", "learned (1) slide", "context length", "trained"):
+            assert words in path.read_text()
+
+
+# A task of ten lines
+
+
+class Echo(tasks.Task):
+    """The two letters before the colon come again after it; a window of 17 characters."""
+
+    version, scored, after, chance = 1, "ab", ":", 0.25
+
+    def text(self, draw, length):
+        word = "".join(draw.choice(["a", "b"], 2))
+        return word, "." * (length - 5) + word + ":" + word
+
+    def corpus(self):
+        draw = np.random.default_rng(0)
+        return {
+            split: [Document(f"{split}/{i}", n * self.text(draw, size)[1]) for i in range(40)]
+            for split, size, n in (("train", self.window + 1, 1), ("val", self.window, 8))
+        }
+
+    def questions(self, length, count, seed):
+        draw = np.random.default_rng([length, seed])
+        made = [self.text(draw, length + 1) for _ in range(count)]
+        return [tasks.Question(text[:-1], word, 1.0, length - 3) for word, text in made]
+
+
+def test_a_task_that_is_added_is_prepared_trained_scored_and_printed(
+    monkeypatch, tmp_path, score, capsys
+):
+    monkeypatch.setitem(tasks.TASKS, "echo", Echo(16))
+    data.prepare.prepare("echo", root=tmp_path)
+    flags = [flag for flag in SMALL if not flag.startswith(("--dataset", "--max_iters", "--eval"))]
+    flags += ["--dataset=echo", f"--data_dir={tmp_path}", "--max_iters=2", "--eval_interval=2"]
+    flags += ["--eval_tokens=64", "--name=echo-rope", f"--out_dir={tmp_path / 'run'}"]
+    assert train.main(flags) == errors.DONE
+    argv = ("--task=echo", "--keys=5", "--lengths=16,32", "--rope_scaling=none")
+    rows = score(str(tmp_path / "run"), *argv)
+    assert [(r["protocol"], r["metric"], r["count"]) for r in rows] == [("echo", "accuracy", 5)] * 2
+    out = capsys.readouterr().out
+    assert "echo: accuracy by context length, 5 questions, by depth of the answer" in out
+    assert "echo-rope (1) none" in out
+    assert "echo" in scoring.task_names()

@@ -24,8 +24,8 @@ import data
 import evaluate
 import rope
 import train
-from evaluate import Form
 from evaluation.scoring import windows
+from evaluation.variants import Variant
 from model import GPT, Attention
 from positions import POSITIONS, Position
 from runtime import checkpoint, errors
@@ -34,8 +34,8 @@ from runtime.config import with_defaults
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = "results/claims"
 FILES = {  # one a longest length for prose: that length decides which targets are scored
-    "prose": "prose-{}x.json",
-    "keys": "keys.json",
+    "prose": "prose-{}x.jsonl",
+    "keys": "keys.jsonl",
 }
 PROTOCOLS = ("matched", "passkey")  # the protocols of evaluate.py that compare lengths
 RATIOS = (1, 2, 4, 8)  # context lengths in trained lengths, unless a script has its own
@@ -48,15 +48,16 @@ EVALUATION_FLAGS = {  # window_tokens measures nothing here, but is part of what
     "prose": ["--window_tokens=2048"],
     "keys": ["--passkey", "--keys=100"],
 }
-NONE, YARN = Form("none", {"rope_scaling": "none"}), Form("yarn", {"rope_scaling": "dynamic_yarn"})
-AS_TRAINED = Form("none", {})
+NONE, YARN = (
+    Variant("none", {"rope_scaling": "none"}),
+    Variant("yarn", {"rope_scaling": "dynamic_yarn"}),
+)
+AS_TRAINED = Variant("none", {})
 
 Scaling = Callable[[int, float, float, int], rope.Scaled]
 # They enter rope.SCALINGS and positions.POSITIONS when a script runs, not when it is imported.
 NEW_SCALINGS: dict[str, Scaling] = {}
 NEW_POSITIONS: dict[str, type[Position]] = {}
-
-by_turns = rope.rotations  # remove when experiments/figures.py calls rope.rotations
 
 
 # ---- models and variants
@@ -66,7 +67,7 @@ class Trained(NamedTuple):
     """A model that a claim is about: one run a task and seed."""
 
     name: str
-    forms: list[Form]  # the variants it is evaluated in
+    variants: list[Variant]  # the variants it is evaluated in
     flags: dict[str, str] | None = None  # of train.py, by task; None: reproduce.sh trains it
     make: type[GPT] = GPT
     after: "Trained | None" = None  # a model of fewer steps, whose run this one continues
@@ -144,23 +145,23 @@ def is_finished(folder: Path, config: configs.Config) -> bool:
     return state["iter"] == config.max_iters and not state.get("row")
 
 
-def rope_variant(name: str, forms: list[Form], flags: str, make: type[GPT] = GPT) -> Trained:
+def rope_variant(name: str, variants: list[Variant], flags: str, make: type[GPT] = GPT) -> Trained:
     """The rope models of both tasks, trained with other settings."""
     flags += " --eval_interval=600 --eval_tokens=4096"  # few evaluations: it is scored afterwards
-    return Trained(name, forms, dict.fromkeys(TASKS, flags), make)
+    return Trained(name, variants, dict.fromkeys(TASKS, flags), make)
 
 
-def builtin(name: str, **settings) -> Form:
+def builtin(name: str, **settings) -> Variant:
     """A scaling of rope.py at factor = max(1, length / trained length), with its settings."""
     label = " ".join([name, *(f"{setting} {value}" for setting, value in settings.items())])
-    return Form(label, {"rope_scaling": f"dynamic_{name}"} | settings)
+    return Variant(label, {"rope_scaling": f"dynamic_{name}"} | settings)
 
 
-def new_scaling(label: str, scaling: Scaling) -> Form:
+def new_scaling(label: str, scaling: Scaling) -> Variant:
     """A scaling that rope.py does not have, at factor = max(1, length / trained length)."""
     name = label.replace(" ", "_")
     NEW_SCALINGS[name] = scaling
-    return Form(label, {"rope_scaling": f"dynamic_{name}"})
+    return Variant(label, {"rope_scaling": f"dynamic_{name}"})
 
 
 def new_position(name: str, encoding: type[Position]) -> str:
@@ -226,11 +227,11 @@ def plan_of(model: Trained, run: Path, task: str, ratios: tuple[int, ...]) -> ev
     """What evaluate.py is to measure of one run."""
     settings = evaluation_settings(task, model.ratios or ratios, ratios[-1])
     plan = evaluate.plan_of(str(run), settings)
-    forms = model.forms
+    offered = model.variants
     if model.make is not GPT:
         build = partial(checkpoint.build, make=model.make)
-        forms = [replace(form, build=build) for form in forms]
-    return replace(plan, forms=forms, protocols=PROTOCOLS)
+        offered = [replace(variant, build=build) for variant in offered]
+    return replace(plan, variants=offered, protocols=PROTOCOLS)
 
 
 def held_out(state: dict, length: int, count: int) -> Tensor:

@@ -5,14 +5,14 @@ run of fewer (`train.py --resume`): it sees new windows, keeps the optimizer's s
 cosine that ends at the new number of steps, so that every run ends at its lowest learning rate.
 """
 
-from experiments.claims import Form, Trained, compare
+from experiments.claims import Trained, Variant, compare
 from runtime import errors
 
 SCALINGS = ("none", "linear", "ntk", "yarn")
 STEPS = (10, 30, 100, 300, 1000)
 RATIOS = (1, 4, 8)  # 8x as the longest: the same targets as in most scripts
-ZERO_SHOT = [Form("none", {"rope_scaling": "none"})]
-ZERO_SHOT += [Form(name, {"rope_scaling": name, "rope_factor": 4.0}) for name in SCALINGS[1:]]
+ZERO_SHOT = [Variant("none", {"rope_scaling": "none"})]
+ZERO_SHOT += [Variant(name, {"rope_scaling": name, "rope_factor": 4.0}) for name in SCALINGS[1:]]
 FLAGS = {
     "prose": "--init_from={out}/rope-{seed} --rope_train_len=256 --block_size=1024 "
     "--learning_rate=5e-4 --min_lr=5e-5",
@@ -28,7 +28,7 @@ def tuned(scaling: str, steps: int, after: Trained | None) -> Trained:
     flags = {task: of_task + settings for task, of_task in FLAGS.items()}
     ratios = RATIOS if steps == STEPS[-1] else RATIOS[:2]
     name = f"tuned-{scaling}-{steps}"
-    return Trained(name, [Form(scaling, {})], flags, after=after, ratios=ratios)
+    return Trained(name, [Variant(scaling, {})], flags, after=after, ratios=ratios)
 
 
 MODELS = [Trained("rope", ZERO_SHOT)]

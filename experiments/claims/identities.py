@@ -114,7 +114,7 @@ def main(argv: list[str]) -> None:
     name = "python -m experiments.claims.identities"
     errors.Parser(prog=name, description=__doc__).parse_args(argv)
     results = {name: float(f"{value:.3g}") for name, value in measure().items()}
-    record("exact", results)
+    record("identities", results)
     for name, value in results.items():
         print(f"{name:<45}{value:.3g}")
 

@@ -87,7 +87,7 @@ def accuracies(model: GPT, state: dict, method: str) -> list[float]:
     """Retrieval accuracy at 2x and at 4x the trained length."""
     tokenizer, results = from_meta(state["tokenizer"]), []
     for length in (2 * model.config.train_len, 4 * model.config.train_len):
-        questions = tasks.questions(length, KEYS, SEED)
+        questions = tasks.TASKS["passkey"].questions(length, KEYS, SEED)
         idx = torch.tensor([tokenizer.encode(q.text).tolist() for q in questions])
         answers = torch.tensor([tokenizer.encode(q.answer).tolist() for q in questions])
         lengths = list(range(length - answers.size(1) + 1, length + 1))
@@ -122,7 +122,7 @@ def main(argv: list[str]) -> None:
     args = parse("kv_cache", argv)
     runs = {task: runs_of(task, args) for task in args.tasks}  # refused before hours of measuring
     for task in args.tasks:
-        record(f"cache-{task}", measure(task, runs[task]))
+        record(f"kv_cache-{task}", measure(task, runs[task]))
 
 
 if __name__ == "__main__":

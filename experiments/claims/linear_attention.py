@@ -143,9 +143,12 @@ def main(argv: list[str]) -> None:
     args, with_rope = parse("linear_attention", argv), MODELS[-1]
     for task in args.tasks:
         runs = [with_rope.train_if_missing(task, seed, args.out) for seed in args.seeds]
-        record(f"linear-{task}", {"negative": [round(negative_share(run), 4) for run in runs]})
+        record(
+            f"linear_attention-{task}",
+            {"negative": [round(negative_share(run), 4) for run in runs]},
+        )
     if not args.task:  # other processes would disturb the times; one task means a parallel run
-        record("linear-cost", {str(length): cost(length) for length in LENGTHS})
+        record("linear_attention-cost", {str(length): cost(length) for length in LENGTHS})
 
 
 if __name__ == "__main__":

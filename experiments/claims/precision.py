@@ -5,7 +5,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from experiments.claims import NONE, YARN, Form, Trained, compare, new_position
+from experiments.claims import NONE, YARN, Trained, Variant, compare, new_position
 from positions import Rope
 from runtime import errors
 
@@ -45,12 +45,12 @@ class RoundedTable(Rounded):
     step = "table"
 
 
-def rounded(encoding: type[Rounded], scaling: Form = NONE) -> Form:
+def rounded(encoding: type[Rounded], scaling: Variant = NONE) -> Variant:
     """The variant with one step rounded, unscaled or under a scaling."""
     label = f"bfloat16 {encoding.step}"
     pos = new_position(f"rope, {label}", encoding)
     prefix = "" if scaling is NONE else f"{scaling.label}, "
-    return Form(prefix + label, scaling.overrides | {"pos": pos})
+    return Variant(prefix + label, scaling.overrides | {"pos": pos})
 
 
 VARIANTS = [

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import rope
-from experiments.claims import NONE, YARN, Form, Trained, compare, with_attention
+from experiments.claims import NONE, YARN, Trained, Variant, compare, with_attention
 from model import GPT, Attention, GPTConfig
 from positions import Place, Position
 from runtime import checkpoint, errors
@@ -58,7 +58,7 @@ class ReRope(Attention):
         return rope.rotate(x, *table, self.config.rope_layout)
 
 
-def rerope(window: float, leaky: bool) -> Form:
+def rerope(window: float, leaky: bool) -> Variant:
     """The variant of this window, in trained lengths."""
 
     def build(state: dict, config: GPTConfig) -> GPT:
@@ -66,7 +66,7 @@ def rerope(window: float, leaky: bool) -> Form:
         return with_attention(model, ReRope, window=window, leaky=leaky)
 
     name = "leaky ReRoPE" if leaky else "ReRoPE"
-    return Form(f"{name}, W = {window:g} L", {}, build)
+    return Variant(f"{name}, W = {window:g} L", {}, build)
 
 
 VARIANTS = [NONE, YARN, rerope(0.25, leaky=False), rerope(0.5, leaky=False)]

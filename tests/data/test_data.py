@@ -170,7 +170,7 @@ def test_meta_of_a_later_format(tmp_path):
 
 @pytest.mark.parametrize("name", ["", ".", "..", "../toy", "a/b", "/etc", ".cache", "a\n", "é"])
 def test_a_name_leads_nowhere_else(tmp_path, name):
-    with pytest.raises(ValueError, match="is no dataset name") as caught:
+    with pytest.raises(ValueError, match="is not a valid dataset name") as caught:
         load(name, tmp_path)
     assert errors.exit_code(caught.value) == 2
 

@@ -177,11 +177,11 @@ def test_byte_pairs_mark_where_a_document_begins(tmp_path):
 @pytest.mark.parametrize(
     ("args", "settings", "expected"),
     [
-        (("nope",), {}, "'nope' is no known corpus: choose one of shakespeare, books,"),
-        (("books-",), {}, "no known corpus"),
-        (("books-word",), {}, "no known corpus"),
-        (("../books",), {}, "is no dataset name"),
-        ((".books",), {}, "is no dataset name"),
+        (("nope",), {}, "'nope' is an unknown corpus: choose one of shakespeare, books,"),
+        (("books-",), {}, "an unknown corpus"),
+        (("books-word",), {}, "an unknown corpus"),
+        (("../books",), {}, "is not a valid dataset name"),
+        ((".books",), {}, "is not a valid dataset name"),
         (("books-gpt2",), {"tokenizer": "bpe"}, "books-gpt2 means tokenizer gpt2, not bpe"),
         (("books",), {"tokenizer": "word"}, "tokenizer 'word' is unknown"),
         (("books",), {"vocab_size": 300}, "vocab_size 300 has no effect on tokenizer char"),
@@ -242,13 +242,13 @@ def test_other_settings_overwrite_nothing(tmp_path):
     before = snapshot(prepare("own", [folder], tokenizer="bpe", vocab_size=280, root=tmp_path))
     way_out = f"remove {tmp_path / 'own'} or choose another name"
     message = refusal(tmp_path, "own", [folder], tokenizer="char")
-    assert "was prepared with another tokenizer and vocab_size" in message
+    assert "was prepared with a different tokenizer and vocab_size" in message
     assert way_out in message
     message = refusal(tmp_path, "own", [folder], tokenizer="bpe", vocab_size=281)
-    assert "was prepared with another vocab_size" in message
+    assert "was prepared with a different vocab_size" in message
     (folder / "a.txt").write_text(STORY + "One more line.\n")
     message = refusal(tmp_path, "own", [folder], tokenizer="bpe", vocab_size=280)
-    assert "was prepared with another source" in message
+    assert "was prepared with a different source" in message
     assert snapshot(tmp_path / "own") == before
 
 

@@ -20,11 +20,12 @@ from runtime.setup import setup
 
 ANY_KEY = re.compile(r"\[[0-9]{4}\]")
 LETTER = r"[a-z]"
+PASSKEY = tasks.TASKS["passkey"]
 
 
 @pytest.fixture(scope="module")
 def split():
-    return tasks.corpus("passkey")
+    return PASSKEY.corpus()
 
 
 @pytest.fixture(scope="module")
@@ -44,17 +45,18 @@ def starts(text: str) -> np.ndarray:
 
 @pytest.mark.parametrize("length", [10, 11, 64, 128, 1024])
 def test_a_question_is_letters_one_key_and_three_digits_of_its_repeat(length):
-    for question in tasks.questions(length, 50, seed=0):
+    for question in PASSKEY.questions(length, 50, seed=0):
         form = rf"{LETTER}*\[([0-9]{{4}})\]{LETTER}*\[([0-9]{{3}})"
         key, repeat = re.fullmatch(form, question.text).groups()
         assert len(question.text) == length
         assert question.answer == key
         assert key.startswith(repeat)
+        assert question.last == question.text.index("]")
 
 
 def test_depths_are_spread_evenly_and_follow_no_grid():
     places = 128 - 4 - 6 + 1
-    asked = tasks.questions(128, 400, seed=0)
+    asked = PASSKEY.questions(128, 400, seed=0)
     at = np.array([starts(question.text)[0] for question in asked])
     assert [question.depth for question in asked] == (at / (places - 1)).tolist()
     for part in range(10):  # each tenth of the depths has its tenth of the questions
@@ -69,33 +71,33 @@ def test_depths_are_spread_evenly_and_follow_no_grid():
 
 
 def test_answers_are_spread_evenly():
-    digits = "".join(question.answer for question in tasks.questions(32, 2500, seed=0))
+    digits = "".join(question.answer for question in PASSKEY.questions(32, 2500, seed=0))
     counts = np.array([digits.count(digit) for digit in "0123456789"])
     assert (abs(counts - 1000) < 5 * np.sqrt(900)).all()
 
 
 def test_questions_depend_on_length_and_seed_alone():
-    asked = tasks.questions(64, 20, seed=3)
-    assert tasks.questions(64, 20, seed=3) == asked
+    asked = PASSKEY.questions(64, 20, seed=3)
+    assert PASSKEY.questions(64, 20, seed=3) == asked
     answers = [question.answer for question in asked]
-    for other in (tasks.questions(64, 20, seed=4), tasks.questions(65, 20, seed=3)):
+    for other in (PASSKEY.questions(64, 20, seed=4), PASSKEY.questions(65, 20, seed=3)):
         assert [question.answer for question in other] != answers
 
 
 @pytest.mark.parametrize("length", [-1, 0, 9])
 def test_a_length_without_room_for_a_question_is_refused(length):
     with pytest.raises(ValueError, match=f"length {length} is too short .* need 10 characters"):
-        tasks.questions(length, 1, seed=0)
+        PASSKEY.questions(length, 1, seed=0)
 
 
 # Documents
 
 
-@pytest.mark.parametrize("name", tasks.WINDOWS)
+@pytest.mark.parametrize("name", tasks.TASKS)
 def test_a_training_document_is_a_window_of_letters_and_one_key(name, split):
-    documents = (split if name == "passkey" else tasks.corpus(name))["train"]
+    documents = (split if name == "passkey" else tasks.TASKS[name].corpus())["train"]
     for document in documents[::50]:
-        assert len(document.text) == tasks.WINDOWS[name] + 1
+        assert len(document.text) == tasks.TASKS[name].window + 1
         assert re.fullmatch(r"[a-z]+", ANY_KEY.sub("", document.text))
         assert len(set(ANY_KEY.findall(document.text))) == 1
         assert 2 <= len(ANY_KEY.findall(document.text)) <= 8
@@ -108,7 +110,7 @@ def test_held_out_documents_are_long_and_have_one_key_too(split):
 
 
 def test_documents_are_always_the_same_and_never_twice(split):
-    again = tasks.corpus("passkey")
+    again = PASSKEY.corpus()
     assert again == split
     texts = [document.text for documents in split.values() for document in documents]
     assert len(set(texts)) == len(texts)
@@ -118,7 +120,7 @@ def test_nothing_held_out_and_nothing_asked_was_trained_on(split):
     """Eight letters in a row that also stand in training are rarer than one in 80,000."""
     seen = {d.text[i : i + 8] for d in split["train"] for i in range(122)}
     others = [d.text[:2000] for d in split["val"]]
-    others += [question.text for question in tasks.questions(1024, 100, seed=0)]
+    others += [question.text for question in PASSKEY.questions(1024, 100, seed=0)]
     pieces = [text[i : i + 8] for text in others for i in range(len(text) - 7)]
     known = sum(piece.isalpha() and piece in seen for piece in pieces)
     assert known < 5 * len(pieces) * len(seen) / 26**8 + 5
@@ -213,8 +215,8 @@ def test_a_second_call_does_nothing(root, capsys):
 
 
 def test_documents_of_another_version_are_not_taken_for_these(root, monkeypatch):
-    monkeypatch.setattr(tasks, "VERSION", 2)
-    with pytest.raises(DataError, match="was prepared with another source: remove"):
+    monkeypatch.setattr(tasks.Passkey, "version", 2)
+    with pytest.raises(DataError, match="was prepared with a different source: remove"):
         prepare("passkey", root=root)
 
 
@@ -224,7 +226,7 @@ def test_documents_of_another_version_are_not_taken_for_these(root, monkeypatch)
         ("passkey", {"tokenizer": "bpe"}, "passkey means tokenizer char, not bpe"),
         ("passkey", {"tokenizer": "gpt2"}, "passkey means tokenizer char, not gpt2"),
         ("passkey", {"vocab_size": 300}, "vocab_size 300 has no effect on tokenizer char"),
-        ("passkey-bpe", {}, "'passkey-bpe' is no known corpus: choose one of"),
+        ("passkey-bpe", {}, "'passkey-bpe' is an unknown corpus: choose one of"),
     ],
 )
 def test_other_tokens_are_refused(tmp_path, name, settings, expected):

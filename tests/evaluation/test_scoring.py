@@ -1,4 +1,4 @@
-"""The judge against models of known loss, and against one forward pass a target."""
+"""Scoring against models of known loss, and against one forward pass a target."""
 
 import math
 import subprocess
@@ -52,7 +52,7 @@ def make(**settings):
 
 
 def flat(score):
-    return np.concatenate(score.parts)
+    return np.concatenate(score.scores)
 
 
 class Uniform(GPT):
@@ -81,7 +81,7 @@ def test_uniform_logits_lose_log_v_in_every_protocol(prose, length):
     model = Uniform(GPTConfig(**SMALL)).eval()
     for protocol in (prose.matched, prose.windows, prose.position):
         assert flat(protocol(model, length)) == pytest.approx(math.log(V), abs=1e-5)
-    bins = prose.position(model, length).more["bins"]
+    bins = prose.position(model, length).details["bins"]
     assert [loss for _, _, loss in bins] == pytest.approx([math.log(V)] * len(bins), abs=1e-5)
 
 
@@ -106,8 +106,8 @@ def test_targets_lie_deep_inside_documents_and_none_twice(dataset, prose):
         targets = [s + i for s in starts for i in range(1, span + 1)]
         assert len(set(targets)) == len(targets)
     assert len(prose.spans) == 6
-    assert len(prose.matched(make(), 4).parts) == 2  # documents
-    assert list(map(len, prose.windows(make(), 4).parts)) == [4, 1, 6]
+    assert len(prose.matched(make(), 4).scores) == 2  # documents
+    assert list(map(len, prose.windows(make(), 4).scores)) == [4, 1, 6]
 
 
 def alone(model, context, target):
@@ -116,30 +116,31 @@ def alone(model, context, target):
     return float(-model(ids[None])[0, -1].log_softmax(-1)[int(target)])
 
 
-WAYS = [
+VARIANTS = [
     *({"rope_scaling": f"dynamic_{name}"} for name in ("linear", "ntk", "yarn")),
     {"rope_scaling": "yarn", "rope_factor": 4.0},
     *({"pos": pos} for pos in ("rope", "sinusoidal", "alibi", "none")),
     *({"pos": pos, "beyond": "interpolate"} for pos in ("learned", "sinusoidal")),
-    *({"pos": pos, "beyond": "slide"} for pos in ("learned", "rope")),
+    *({"pos": pos, "window": L} for pos in ("learned", "rope")),
 ]
 
 
-@pytest.mark.parametrize("settings", WAYS, ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize("settings", VARIANTS, ids=lambda s: "-".join(map(str, s.values())))
 @torch.no_grad()
 def test_matched_is_one_forward_pass_a_target_with_that_much_before_it(dataset, prose, settings):
-    model = make(**settings)
+    window = settings.get("window")
+    model = make(**{name: value for name, value in settings.items() if name != "window"})
     for length in (4, 16, 32):
         slow = []
         for s in prose.spans:
             for at in range(s + 1, s + 33):
-                seen = min(length, L) if model.config.beyond == "slide" else length
+                seen = min(length, window or length)
                 slow.append(alone(model, dataset.val[at - seen : at], dataset.val[at]))
         slow = np.reshape(slow, (-1, 32)).mean(1)
-        assert flat(prose.matched(model, length)) == pytest.approx(slow, abs=1e-5)
+        assert flat(prose.matched(model, length, window)) == pytest.approx(slow, abs=1e-5)
 
 
-@pytest.mark.parametrize("settings", WAYS[:10], ids=lambda s: "-".join(map(str, s.values())))
+@pytest.mark.parametrize("settings", VARIANTS[:10], ids=lambda s: "-".join(map(str, s.values())))
 @torch.no_grad()
 def test_windows_and_positions_are_one_forward_pass_a_target(dataset, prose, settings):
     model, length = make(**settings), 64
@@ -150,7 +151,7 @@ def test_windows_and_positions_are_one_forward_pass_a_target(dataset, prose, set
             ids = torch.from_numpy(dataset.val[s : s + length].astype(np.int64))
             slow[b, i] = -model(ids[None])[0, i].log_softmax(-1)[int(dataset.val[s + i + 1])]
     assert flat(prose.windows(model, length)) == pytest.approx(slow.mean(1), abs=1e-5)
-    bins = prose.position(model, length).more["bins"]
+    bins = prose.position(model, length).details["bins"]
     assert [(a, b) for a, b, _ in bins][:5] == [(0, 0), (1, 1), (2, 2), (3, 3), (4, 5)]
     assert bins[-1][1] == length - 1
     assert sum(b - a + 1 for a, b, _ in bins) == length
@@ -186,17 +187,20 @@ def test_past_the_trained_length_a_target_has_at_most_a_64th_less(dataset, model
 
 def test_what_cannot_read_further_says_so(prose):
     learned = make(pos="learned")
-    assert prose.matched(learned, 16).parts
-    assert prose.matched(learned, 17).parts is None
-    assert prose.windows(learned, 32).parts is None
-    assert prose.position(learned, 64).more["bins"] is None
+    assert prose.matched(learned, 16).scores
+    assert prose.matched(learned, 17).scores is None
+    assert prose.windows(learned, 32).scores is None
+    assert prose.position(learned, 64).details["bins"] is None
 
 
 def test_a_sliding_window_scores_the_same_at_every_length_beyond(prose):
-    model = make(pos="learned", beyond="slide")
+    model = make(pos="learned")
     at_1x = flat(prose.matched(model, 16)).tolist()
-    assert flat(prose.matched(model, 64)).tolist() == at_1x
-    assert prose.windows(model, 64).parts is None
+    assert flat(prose.score(model, "matched", 16, L)).tolist() == at_1x
+    assert flat(prose.score(model, "matched", 64, L)).tolist() == at_1x
+    for protocol in ("windows", "position"):
+        assert prose.score(model, protocol, 16, L).scores
+        assert prose.score(model, protocol, 64, L).scores is None
 
 
 def test_equal_digests_mean_equal_targets(dataset, prose, model):
@@ -244,37 +248,57 @@ def test_held_out_loss_is_a_mean_over_what_is_scored(dataset, model):
     assert held.losses(model)["val/loss_2x"] == pytest.approx(np.mean(losses), abs=1e-5)
 
 
+class Codes:
+    """Characters as their ASCII codes."""
+
+    kind = "char"
+
+    def encode(self, text):
+        return np.frombuffer(text.encode(), np.uint8).astype(np.uint16)
+
+
+class Reader(GPT):
+    """Predicts the key that followed `[` at its first occurrence, if it is shown."""
+
+    def hidden(self, idx, cache=None, last=None):
+        scores = torch.zeros(*idx.shape, 128)
+        for b, row in enumerate(idx.tolist()):
+            text = bytes(row).decode()
+            key = text[text.index("[") + 1 :][:4] if text.count("[") == 2 else "none"
+            for i, digit in enumerate(key):
+                scores[b, len(row) - 4 + i, ord(digit)] = 1
+        return scores[:, -(last or 0) :]
+
+    def logits(self, x):
+        return x
+
+
 @pytest.mark.parametrize("length", [64, 256])
-def test_keys_are_named_by_who_has_read_them_and_by_no_one_else(length):
-    class Codes:
-        def encode(self, text):
-            return np.frombuffer(text.encode(), np.uint8).astype(np.uint16)
-
-    class Reader(GPT):
-        """Says what followed `[` at its first occurrence, as far as the digits are in sight."""
-
-        def hidden(self, idx, cache=None, last=None):
-            found = torch.zeros(*idx.shape, 128)
-            for b, row in enumerate(idx.tolist()):
-                text = bytes(row).decode()
-                key = text[text.index("[") + 1 :][:4] if text.count("[") == 2 else "none"
-                for i, digit in enumerate(key):
-                    found[b, len(row) - 4 + i, ord(digit)] = 1
-            return found[:, -(last or 0) :]
-
-        def logits(self, x):
-            return x
-
+def test_keys_are_retrieved_by_a_model_that_is_shown_them_and_by_no_other(length):
     keys = scoring.Retrieval(Codes(), 40)
-    config = GPTConfig(**SMALL | {"block_size": 64, "vocab_size": 128})
-    score = keys.passkey(Reader(config), length)
-    assert len(score.parts) == score.tokens == 40
+    reader = Reader(GPTConfig(**SMALL | {"block_size": 64, "vocab_size": 128}))
+    score = keys.score(reader, "passkey", length)
+    assert len(score.scores) == score.count == 40
     assert flat(score).mean() == 1
-    assert score.more["outside_n"] == (0 if length == 64 else pytest.approx(30, abs=1))
-    slid = flat(keys.passkey(Reader(GPTConfig(**vars(config) | {"beyond": "slide"})), length))
-    n = score.more["outside_n"]
+    n = score.details["beyond_window_n"]
+    assert n == (0 if length == 64 else pytest.approx(30, abs=1))
+    slid = flat(keys.score(reader, "passkey", length, window=64))
     assert slid[:n].sum() == 0
     assert slid[n + 1 :].all()
+
+
+def test_a_window_shows_the_last_tokens():
+    idx = torch.arange(10).view(2, 5)
+    assert scoring.visible(idx, 2).tolist() == [[3, 4], [8, 9]]
+    assert scoring.visible(idx, 9).tolist() == scoring.visible(idx, None).tolist() == idx.tolist()
+
+
+def test_tasks_are_scored_by_name():
+    assert scoring.task_names()[:2] == ["prose", "passkey"]
+    assert scoring.task_class("prose") is Prose
+    assert scoring.task_class("passkey") is scoring.Retrieval
+    with pytest.raises(ValueError, match=r"task is 'poems'; it must be one of prose, passkey"):
+        scoring.task_class("poems")
 
 
 @pytest.mark.soak
@@ -301,7 +325,7 @@ def test_long_contexts_fit_into_4_gib(settings, length, tmp_path):
         prose = Prose(dataset, {length}, (32, {length}))
         model = GPT(GPTConfig(**{SMALL | settings | {"vocab_size": 79}!r})).eval()
         for protocol in (prose.matched, prose.windows, prose.position):
-            assert protocol(model, {length}).parts
+            assert protocol(model, {length}).scores
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
     """
     command = [sys.executable, "-c", textwrap.dedent(code)]

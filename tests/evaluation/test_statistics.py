@@ -1,36 +1,16 @@
-"""Rows, intervals and groups, by slow loops and by hand."""
+"""Intervals, differences and groups, by slow loops and by hand; the tables of the terminal."""
 
-import json
 import random
 
 import numpy as np
 import pytest
+from rows import flat, retrieval, row
 
-from evaluation import statistics
+from evaluation import statistics, terminal
+from evaluation.scoring import Prose
+from evaluation.statistics import bootstrap, comparable, estimate, summarise, wilson
 
 DOCUMENTS = (3, 5)
-
-
-def row(loss, **changes):
-    """A row as evaluate.py writes it; `loss` is one a part."""
-    parts = [list(loss[:3]), list(loss[3:])] if len(loss) == 8 else [[x] for x in loss]
-    fixed = {"run": "rope", "seed": 1, "pos": "rope", "scaling": "none", "factor": None}
-    fixed |= {"length": 16, "trained": 16, "protocol": "matched", "targets": "t", "tokens": 8}
-    return fixed | {"checkpoint_sha": "c", "seconds": 1.0, "parts": parts} | changes
-
-
-def flat(seed, plus=0.0):
-    return [plus + random.Random(f"{seed}{i}").random() for i in range(8)]
-
-
-@pytest.fixture
-def path(tmp_path):
-    return tmp_path / "results" / "made.json"
-
-
-def fill(path, *rows):
-    for one in rows:
-        statistics.add(path, one)
 
 
 def test_the_bootstrap_is_the_two_stage_one_of_a_loop():
@@ -42,168 +22,142 @@ def test_the_bootstrap_is_the_two_stage_one_of_a_loop():
             start, n = draw.choice([(0, 3), (3, 5)])
             picked += [values[start + draw.randrange(n)] for _ in range(n)]
         slow.append(np.mean(picked))
-    mean, low, high = statistics.interval(values, DOCUMENTS)
+    mean, low, high = bootstrap(values, DOCUMENTS)
     assert mean == pytest.approx(values.mean(), abs=1e-5)
     assert (low, high) == pytest.approx(np.quantile(slow, (0.025, 0.975)), abs=0.02)
 
 
-def test_with_one_part_a_document_it_is_the_ordinary_bootstrap():
+def test_with_one_score_a_document_it_is_the_ordinary_bootstrap():
     values = np.array([1.0] * 90 + [0.0] * 10)
-    mean, low, high = statistics.interval(values, (1,) * 100)
-    assert (mean, low, high) == pytest.approx((0.9, 0.84, 0.95), abs=0.011)  # binomial quantiles
+    found = bootstrap(values, (1,) * 100)
+    assert found == pytest.approx((0.9, 0.84, 0.95), abs=0.011)  # binomial quantiles
 
 
-def test_a_difference_is_paired(path):
-    """Parts that vary by 1 and differ by 0.1 each: the interval is that of the difference."""
-    fill(path, row(flat(0)), row([x + 0.1 for x in flat(0)], length=32))
-    far = next(r for r in statistics.settle(path, "rope") if r["length"] == 32)
-    assert (far["gain"], far["gain_low"], far["gain_high"]) == pytest.approx([-0.1] * 3, abs=1e-5)
-    assert far["ci_high"] - far["ci_low"] > 0.1
+def test_wilsons_interval_is_that_of_the_literature():
+    """81 of 263: 0.2553 to 0.3662; 15 of 148: 0.0624 to 0.1605 (Newcombe 1998, table I)."""
+    assert wilson(81, 263) == pytest.approx((0.3080, 0.2553, 0.3662), abs=1e-4)
+    assert wilson(15, 148) == pytest.approx((0.1014, 0.0624, 0.1605), abs=1e-4)
 
 
-def test_seeds_are_grouped_into_mean_and_spread(path):
-    seeds = [row(flat(s), seed=s, checkpoint_sha=f"c{s}") for s in (1, 2, 3)]
-    fill(path, *seeds)
-    (group,) = statistics.settle(path, "rope")
+def test_all_right_and_all_wrong_have_wilsons_interval():
+    """75 of 75: more than 0.951 (Newcombe 1998, method 3)."""
+    right, wrong = np.ones(75), np.zeros(75)
+    assert estimate(right, (1,) * 75, "accuracy") == (1, pytest.approx(0.9513, abs=1e-4), 1)
+    assert estimate(wrong, (1,) * 75, "accuracy") == (0, 0, pytest.approx(0.0487, abs=1e-4))
+    assert estimate(right, (1,) * 75, "loss") == (1, 1, 1)
+
+
+def test_a_difference_is_paired():
+    """Scores that vary by 1 and differ by 0.1 each: the interval is that of the difference."""
+    rows = [row(flat(0)), row([x + 0.1 for x in flat(0)], length=32)]
+    far = summarise(rows, "rope")[1]
+    assert far.gain == pytest.approx([-0.1] * 3, abs=1e-5)
+    assert far.score.high - far.score.low > 0.1
+
+
+def test_seeds_are_grouped_into_mean_and_spread():
+    rows = [row(flat(s), seed=s, checkpoint_sha=f"c{s}") for s in (1, 2, 3)]
+    (group,) = summarise(rows, "rope")
     means = [np.mean(flat(s)) for s in (1, 2, 3)]
-    assert group["seed"] is None
-    assert group["seeds"] == [1, 2, 3]
-    assert group["loss"] == pytest.approx(np.mean(means), abs=1e-5)
-    assert group["spread"] == pytest.approx(np.std(means, ddof=1), abs=1e-5)
-    assert group["ci_low"] < group["loss"] < group["ci_high"]
-    assert not {"parts", "checkpoint_sha", "seconds"} & group.keys()
-    assert len(statistics.read(path)) == 4
-    assert len(statistics.settle(path, "rope")) == 1  # again: groups are not grouped
-    assert len(statistics.read(path)) == 4
+    assert group.key.seed is None
+    assert group.seeds == [1, 2, 3]
+    assert group.score.mean == pytest.approx(np.mean(means), abs=1e-5)
+    assert group.spread == pytest.approx(np.std(means, ddof=1), abs=1e-5)
+    assert group.score.low < group.score.mean < group.score.high
 
 
-def test_differences_are_against_the_unscaled_model_at_its_trained_length(path):
-    fill(
-        path,
+def test_differences_are_against_the_unscaled_model_at_its_trained_length():
+    rows = [
         row(flat(0)),
         row(flat(1), length=32),
         row(flat(2), scaling="yarn", factor=4.0),
         row(flat(3), scaling="yarn", factor=4.0, length=32),
         row(flat(4), run="tuned", scaling="yarn", length=32, trained=16),
         row(flat(5), run="tuned", scaling="yarn", length=16, trained=16),
-    )
-    found = {(r["run"], r["scaling"], r["length"]): r for r in statistics.settle(path, "rope")}
+    ]
+    groups = {(s.key.run, s.key.scaling, s.key.length): s for s in summarise(rows, "rope")}
     mean = [np.mean(flat(i)) for i in range(6)]
-
-    def differences(*key):
-        return [found[key][name] for name in ("gain", "over_window", "against_none")]
-
-    close = {"abs": 2e-5}
-    assert differences("rope", "yarn", 32) == pytest.approx(
-        [mean[0] - mean[3], mean[3] - mean[0], mean[3] - mean[1]], **close
-    )
-    assert differences("rope", "yarn", 16)[0] == pytest.approx(mean[0] - mean[2], **close)
-    # A tuned model has no unscaled one of its own: its gain is over itself at the trained length.
-    assert differences("tuned", "yarn", 32) == pytest.approx(
-        [mean[5] - mean[4], mean[4] - mean[0], mean[4] - mean[1]], **close
-    )
+    yarn = groups["rope", "yarn", 32]
+    assert yarn.gain.mean == pytest.approx(mean[0] - mean[3], abs=2e-5)
+    assert yarn.above_window.mean == pytest.approx(mean[3] - mean[0], abs=2e-5)
+    assert groups["rope", "yarn", 16].gain.mean == pytest.approx(mean[0] - mean[2], abs=2e-5)
+    # A tuned model has no unscaled variant: its gain is over itself at the trained length.
+    tuned = groups["tuned", "yarn", 32]
+    assert tuned.gain.mean == pytest.approx(mean[5] - mean[4], abs=2e-5)
+    assert tuned.above_window.mean == pytest.approx(mean[4] - mean[0], abs=2e-5)
 
 
-def test_other_targets_and_refusals_are_not_compared(path):
-    fill(
-        path,
+def test_different_targets_and_refusals_are_not_compared():
+    rows = [
         row(flat(0)),
         row(flat(1), length=32, targets="other"),
-        row(flat(2), length=64) | {"parts": None},
-    )
-    far, refused = statistics.settle(path, "rope")[1:]
-    assert far["gain"] is far["over_window"] is None
-    assert refused["loss"] is refused["ci_low"] is refused["gain"] is None
-
-
-def test_seeds_scored_on_older_targets_are_left_out(path):
-    fill(path, row(flat(1)), row([9.0] * 4, seed=2, targets="deeper"))
-    (group,) = statistics.settle(path, "rope")
-    assert (group["loss"], group["seeds"], group["targets"]) == (9.0, [2], "deeper")
-
-
-def test_runs_are_compared_on_the_seeds_that_both_have(path):
-    fill(path, *(row(flat(s), seed=s, checkpoint_sha=f"c{s}") for s in (1, 2)))
-    fill(path, row([x + 0.3 for x in flat(2)], run="alibi", seed=2))
-    fill(path, row(flat(3), run="nope", seed=3))
-    found = {r["run"]: r for r in statistics.settle(path, "rope")}
-    assert found["alibi"]["over_window"] == pytest.approx(0.3, abs=1e-5)
-    assert found["nope"]["over_window"] is None
-    assert found["alibi"]["against"] == "rope"
-
-
-def test_a_new_row_takes_away_the_means_that_it_makes_untrue(path):
-    fill(path, row(flat(0)), row(flat(1), run="alibi"))
-    statistics.settle(path, "rope")
-    fill(path, row(flat(2)))
-    assert [(r["run"], r["seed"]) for r in statistics.read(path)] == [
-        *(("alibi", 1), ("alibi", None), ("rope", 1))
+        row(flat(2), length=64) | {"scores": None},
     ]
+    _, other, refused = summarise(rows, "rope")
+    assert other.gain is other.above_window is None
+    assert refused.score is refused.gain is refused.spread is None
 
 
-def test_all_right_and_all_wrong_have_wilsons_interval(path):
-    """Of 75: 75 right are 95 % sure to be more than 0.951 (Newcombe 1998, method 3)."""
-    right = row([1.0] * 75, protocol="passkey", outside_n=0)
-    fill(path, right, row([0.0] * 75, protocol="passkey", outside_n=0, run="x"))
-    first, second = statistics.settle(path, "rope")
-    assert (first["ci_low"], first["ci_high"]) == (pytest.approx(0.9513, abs=1e-4), 1)
-    assert (second["ci_low"], second["ci_high"]) == (0, pytest.approx(0.0487, abs=1e-4))
+def test_in_a_group_seeds_scored_on_older_targets_are_left_out():
+    rows = [row(flat(1)), row([9.0] * 4, seed=2, targets="deeper")]
+    (group,) = summarise(rows, "rope")
+    assert (group.score.mean, group.seeds, group.row["targets"]) == (9.0, [2], "deeper")
 
 
-def test_a_gain_in_accuracy_is_more_of_it(path):
-    fill(path, row([1.0] * 9 + [0.0], protocol="passkey", outside_n=0))
-    worse = row([1.0] * 4 + [0.0] * 6, protocol="passkey", outside_n=0, scaling="yarn", factor=4.0)
-    fill(path, worse)
-    assert statistics.settle(path, "rope")[1]["gain"] == -0.5
+def test_rows_of_different_targets_never_stand_in_one_table(capsys):
+    old = [row(flat(1)), row(flat(2), run="alibi"), row(flat(3), protocol="windows")]
+    new = [row(flat(4), run="nope", target_set="deeper", targets="u")]
+    assert comparable(old) == old
+    assert capsys.readouterr().err == ""
+    assert comparable(old + new) == [old[2], *new]
+    assert "2 of 4 rows were scored on older targets and are left out" in capsys.readouterr().err
+    changed = row(flat(5), run="nope", targets="u")  # one target set, but other targets
+    assert comparable([*old, changed]) == [old[2], changed]
 
 
-def test_accuracy_by_depth_and_outside_of_the_window(path):
-    right = [0.0] * 30 + [1.0] * 70
-    fill(path, row(right, protocol="passkey", outside_n=40, chance=1e-4))
-    (group,) = statistics.settle(path, "rope")
-    assert group["loss"] is None
-    assert group["accuracy"] == 0.7
-    assert group["depths"] == [0, 0, 0, 1, 1, 1, 1, 1, 1, 1]
-    assert group["outside"] == 0.25
-    assert group["outside_low"] < 0.25 < group["outside_high"]
+def test_runs_are_compared_on_the_seeds_that_both_have():
+    rows = [row(flat(s), seed=s, checkpoint_sha=f"c{s}") for s in (1, 2)]
+    rows.append(row([x + 0.3 for x in flat(2)], run="alibi", seed=2))
+    rows.append(row(flat(3), run="nope", seed=3))
+    groups = {s.key.run: s for s in summarise(rows, "rope")}
+    assert groups["alibi"].above_window.mean == pytest.approx(0.3, abs=1e-5)
+    assert groups["nope"].above_window is None
 
 
-def test_a_row_takes_the_place_of_the_same_one_of_older_weights(path):
-    fill(path, row(flat(0)), row(flat(1), length=32), row(flat(2), seed=2), row(flat(3)))
-    assert [(r["seed"], r["length"]) for r in statistics.read(path)] == [(1, 32), (2, 16), (1, 16)]
-    fill(path, row(flat(4), length=64, checkpoint_sha="new"))  # trained anew: the rest is void
-    assert [(r["seed"], r["length"]) for r in statistics.read(path)] == [(2, 16), (1, 64)]
+def test_a_gain_in_accuracy_is_more_of_it():
+    rows = [retrieval([1.0] * 9 + [0.0])]
+    rows.append(retrieval([1.0] * 4 + [0.0] * 6, scaling="yarn", factor=4.0))
+    assert summarise(rows, "rope")[1].gain.mean == -0.5
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '[{"run": 1}]', "[", "\x00"])
-def test_another_file_is_refused_and_left_alone(path, text):
-    path.parent.mkdir()
-    path.write_text(text)
-    with pytest.raises(ValueError, match=r"made\.json does not hold rows of evaluate\.py"):
-        statistics.add(path, row(flat(0)))
-    assert path.read_text() == text
+def test_accuracy_by_depth_and_beyond_the_window():
+    (group,) = summarise([retrieval([0.0] * 30 + [1.0] * 70, beyond_window_n=40)], "rope")
+    assert group.score.mean == 0.7
+    assert group.depths == [0, 0, 0, 1, 1, 1, 1, 1, 1, 1]
+    assert group.beyond_window.mean == 0.25
+    assert group.beyond_window.low < 0.25 < group.beyond_window.high
 
 
-def test_a_failed_write_leaves_the_rows(path, monkeypatch):
-    fill(path, row(flat(0)))
-    before = path.read_text()
-    with pytest.raises(ValueError, match="JSON compliant"):
-        statistics.add(path, row([float("nan")] * 8, length=32))
-    assert path.read_text() == before
-    assert len(json.loads(before)) == 1
+def test_bins_are_means_over_seeds():
+    bins = [[[0, 0, 1.0], [1, 3, 2.0]], [[0, 0, 2.0], [1, 3, 2.5]]]
+    rows = [row(flat(s), seed=s, protocol="position", bins=b) for s, b in enumerate(bins)]
+    assert summarise(rows, "rope")[0].bins == [[0, 0, 1.5], [1, 3, 2.25]]
 
 
-def test_tables_are_plain_text_under_80_columns(path):
+def test_tables_are_plain_text_under_80_columns():
     lengths = (4, 8, 16, 32, 64, 128, 131072)
-    fill(path, *(row(flat(c, plus=c > 16), length=c) for c in lengths))
+    rows = [row(flat(c, plus=c > 16), length=c) for c in lengths]
     bins = [[2**i, 2 ** (i + 1) - 1, 1.5] for i in range(24)]
-    fill(path, row(flat(9), protocol="position", length=131072, bins=bins))
-    fill(
-        path,
-        row(flat(9), protocol="position", length=64, run="learned") | {"parts": None, "bins": None},
-    )
-    fill(path, row([1.0] * 10, protocol="passkey", outside_n=0, chance=1e-4))
-    lines = list(statistics.lines(statistics.settle(path, "rope")))
+    rows.append(row(flat(9), protocol="position", length=131072, bins=bins))
+    refused = {"scores": None, "bins": None}
+    rows.append(row(flat(9), protocol="position", length=64, run="learned") | refused)
+    summaries = summarise(rows, "rope")
+    lines = list(terminal.lines(summaries, Prose.protocols, "rope"))
     assert max(len(line) for text in lines for line in text.splitlines()) < 80
     assert "rope (1) none: worse than not extending at 32, 64, 128, 131072" in lines
-    assert any("1.000" in line for line in lines)
+    asked = summarise([retrieval([1.0] * 10)], "rope")
+    assert any("1.000" in line for line in terminal.lines(asked, {"passkey": "keys"}, "rope"))
+
+
+def test_resampling_weights_sum_to_one():
+    assert statistics.resampling(DOCUMENTS).sum(1) == pytest.approx(1)

@@ -459,7 +459,10 @@ def test_an_encoding_of_a_script_is_trained_and_scored(tmp_path, corpus, monkeyp
             return x.roll(1, -1)
 
     monkeypatch.setattr(claims, "NEW_POSITIONS", dict(claims.NEW_POSITIONS))
-    variants = [claims.NONE, claims.Form("rolled", {"pos": claims.new_position("rolled", Rolled)})]
+    variants = [
+        claims.NONE,
+        claims.Variant("rolled", {"pos": claims.new_position("rolled", Rolled)}),
+    ]
     flags = f"--data_dir={corpus} {' '.join(SMALL[:-1])}"
     models = [Trained("tiny", variants, {"prose": flags})]
     flags += f" --pos={amplitude.NAME}"

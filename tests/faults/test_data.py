@@ -197,7 +197,7 @@ def test_a_link_in_place_of_a_file(here, target, name):
 )
 def test_a_name_of_a_dataset_leads_nowhere(here, name):
     for use in (lambda: load(name, here), lambda: prepare.prepare(name, ["x"], root=here)):
-        with pytest.raises(ValueError, match=r"is no dataset name|does not exist"):
+        with pytest.raises(ValueError, match=r"is not a valid dataset name|does not exist"):
             use()
     assert list(here.iterdir()) == []
 

@@ -1,0 +1,62 @@
+"""What is scored of a model: its variants past the trained length, and context lengths."""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from fractions import Fraction
+
+import rope
+from model import GPT, GPTConfig
+from positions import POSITIONS
+
+
+@dataclass
+class Variant:
+    """One way to use a model past its trained length."""
+
+    label: str
+    overrides: dict[str, object]  # fields of GPTConfig
+    build: Callable[[dict, GPTConfig], GPT] | None = None  # from a state (None: checkpoint.build)
+    window: int | None = None  # tokens that the model is shown, the last ones (None: all)
+
+
+def variants(config: GPTConfig, scalings: str | None, factor: float) -> list[Variant]:
+    """The variants of a model to score: of a rotary one its scalings, of others what they offer."""
+    if scalings is None and (config.rope_scaling != "none" or config.rope_train_len):
+        return [Variant(config.rope_scaling, {})]  # as it was tuned
+    if any(config.can_scale(kind) for kind in config.encodings):
+        return scaling_variants(scalings, factor)
+    offered = [Variant("none", {"beyond": "extend"})]
+    if "beyond" in POSITIONS[config.pos].settings:
+        offered.append(Variant("interpolate", {"beyond": "interpolate"}))
+    position = POSITIONS[config.pos](replace(config, beyond="extend"))
+    if position.max_length < math.inf:
+        offered.append(Variant("slide", {"beyond": "extend"}, window=config.block_size))
+    return offered
+
+
+def scaling_variants(scalings: str | None, factor: float) -> list[Variant]:
+    """RoPE scalings by name; all of them, fixed and dynamic, if none is named."""
+    fixed = [name for name in rope.SCALINGS if name != "none"]
+    names = ["none", *fixed, *(f"dynamic_{name}" for name in fixed)]
+    if scalings:
+        names = scalings.split(",")
+    offered = []
+    for name in names:
+        factors = {"rope_factor": factor} if name in fixed else {}
+        offered.append(Variant(name, {"rope_scaling": name} | factors))
+    return offered
+
+
+def lengths_of(text: str, trained: int) -> list[int]:
+    """Tokens of --lengths: `1024`, or `4x` or `1/4x` the trained length, in rising order."""
+    lengths = set()
+    for word in text.split(","):
+        parts = re.fullmatch(r"([0-9]{1,9}(?:/[1-9][0-9]{0,5})?|[0-9]{0,6}\.[0-9]{1,6})(x?)", word)
+        length = Fraction(parts[1]) * (trained if parts[2] else 1) if parts else Fraction(0)
+        if length < 1 or length.denominator > 1:
+            rule = "tokens (1024) or trained lengths (4x, 1/4x), whole and at least 1"
+            raise ValueError(f"lengths has {word!r}; it must be {rule}")
+        lengths.add(int(length))
+    return sorted(lengths)

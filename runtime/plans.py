@@ -1,0 +1,118 @@
+"""Which runs evaluate.py scores, and what of each."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import data
+from data import tasks
+from evaluation.variants import Variant, lengths_of, variants
+from model import GPTConfig
+from runtime import checkpoint
+
+OUT = Path("out")  # whose runs are scored if none is named
+
+
+@dataclass
+class Plan:
+    """One run and what to score of it."""
+
+    path: str
+    config: GPTConfig
+    run: dict[str, object]  # all settings of its training
+    sha256: str
+    tokenizer: dict[str, object]
+    data: dict[str, str]  # sha256 of the token files that it was trained and validated on
+    variants: list[Variant]
+    lengths: list[int]
+    protocols: tuple[str, ...] | None = None  # of those of the task (None: all)
+
+    @property
+    def name(self) -> str:
+        return str(self.run["name"] or self.config.pos)
+
+
+def plan_of(path: str, args: Namespace) -> Plan:
+    """The plan for a run folder or checkpoint. ValueError for settings it cannot have."""
+    state = checkpoint.read(path)
+    if not state.keys() >= {"run", "tokenizer", "data"}:
+        raise checkpoint.CheckpointError(f"{path} holds weights without the settings of their run")
+    config = checkpoint.config_of(state)
+    offered = variants(config, args.rope_scaling, args.rope_factor)
+    for variant in offered:
+        checkpoint.with_overrides(
+            config, **variant.overrides
+        )  # refuses bad settings before any scoring
+    lengths = lengths_of(args.lengths, config.train_len)
+    trained = [state[name] for name in ("run", "sha256", "tokenizer", "data")]
+    return Plan(path, config, *trained, offered, lengths)
+
+
+def all_plans(args: Namespace) -> list[Plan]:
+    """Plans for the runs of out/ that can stand in one table; the others are named on stderr.
+
+    The newest run that fits the task decides on the dataset, if --dataset does not.
+    """
+    folders = [folder for folder in sorted(OUT.glob("*")) if checkpoint.exists(folder)]
+    plans = [plan for folder in folders if (plan := readable_plan(str(folder), args))]
+    kept = leave_out(plans, lambda plan: unlike_task(plan, args.task))
+    if args.dataset:
+        tokenizer = open_dataset(args.dataset, kept, args).meta["tokenizer"] if kept else None
+        kept = leave_out(kept, lambda plan: unlike_tokenizer(plan, tokenizer))
+    elif kept:
+        newest = max(kept, key=lambda plan: newest_file(Path(plan.path)))
+        kept = leave_out(kept, lambda plan: unlike_run(plan, newest))
+    if not kept:
+        raise checkpoint.CheckpointError(f"no run in {OUT}/ to score with --task {args.task}")
+    return kept
+
+
+def readable_plan(path: str, args: Namespace) -> Plan | None:
+    try:
+        return plan_of(path, args)
+    except checkpoint.CheckpointError as error:
+        print(f"left out {path}: {error}", file=sys.stderr)
+        return None
+
+
+def leave_out(plans: list[Plan], why: Callable[[Plan], str]) -> list[Plan]:
+    """The plans for which `why` gives no reason; the others are named on stderr."""
+    kept = []
+    for plan in plans:
+        if reason := why(plan):
+            print(f"left out {plan.path}: {reason}", file=sys.stderr)
+        else:
+            kept.append(plan)
+    return kept
+
+
+def newest_file(folder: Path) -> float:
+    files = [folder / checkpoint.NEWEST, folder / checkpoint.PREVIOUS]
+    return max(file.stat().st_mtime for file in files if file.exists())
+
+
+def unlike_task(plan: Plan, task: str) -> str:
+    """Why a run does not fit a task: it was trained on text of a different kind. "" if it fits."""
+    trained_on = plan.run["dataset"]
+    # Text that belongs to no task is prose: None.
+    fits = type(tasks.TASKS.get(trained_on)) is type(tasks.TASKS.get(task))
+    return "" if fits else f"it was trained on {trained_on}, which does not fit --task {task}"
+
+
+def unlike_tokenizer(plan: Plan, tokenizer: dict[str, object]) -> str:
+    return "" if plan.tokenizer == tokenizer else "it has a different tokenizer"
+
+
+def unlike_run(plan: Plan, other: Plan) -> str:
+    """Why a run cannot be scored on the dataset of another one. "" if it can."""
+    a, b = plan.run["dataset"], other.run["dataset"]
+    if type(tasks.TASKS.get(a)) is type(None) and (a, plan.data) != (b, other.data):
+        return f"it was trained on {a if a != b else f'other data named {a}'}, {other.path} on {b}"
+    return unlike_tokenizer(plan, other.tokenizer)
+
+
+def open_dataset(name: str, plans: list[Plan], args: Namespace) -> data.Dataset:
+    folder = args.data_dir or plans[0].run["data_dir"]
+    return data.load(name, Path(folder) if folder else data.DATA)
