@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 from evaluation import results
 from evaluation.statistics import Estimate, Summary, comparable, summarise
-from evaluation.variants import is_rotary
 from positions import POSITIONS
 from rope import SCALINGS
 
@@ -61,7 +60,7 @@ def order(method: Method, pos: str) -> tuple:
     """The place of a method in a table: zero-shot, tuned, ceiling; then encoding, then scaling."""
     group = 0 if method.is_zero_shot else 1 if method.run != CEILING else 2
     # Rotary encodings come last among the encodings, beside the tuned ones.
-    encoding = (pos in POSITIONS and is_rotary(pos), rank(pos, list(POSITIONS)))
+    encoding = (pos in POSITIONS and POSITIONS[pos].rotary, rank(pos, list(POSITIONS)))
     scaling = method.scaling.removeprefix("dynamic_")
     by_scaling = (scaling != method.scaling, rank(scaling, [*UNSCALED[1:], *SCALINGS]))
     if method.scaling == "none":

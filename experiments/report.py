@@ -155,7 +155,7 @@ def kv_cache(r: Results) -> str:
     """Along a generation: losses of a forward pass; of a cache their differences, seed by seed."""
     record = claim_record(r, "kv_cache-prose") | claim_record(r, "kv_cache-keys")
     values = {name: np.array(rows) for name, rows in record.items()}  # (seeds, columns)
-    exact, *cached = cache_claim.WAYS
+    exact, *cached = cache_claim.METHODS
     rows = []
     for scaling in cache_claim.SCALINGS:
         reference = values[f"prose, {scaling}, {exact}"]

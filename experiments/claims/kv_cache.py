@@ -28,7 +28,6 @@ from runtime import checkpoint, errors
 
 SCALINGS = ("dynamic_yarn", "dynamic_ntk")
 METHODS = ("forward pass", "rotated on read", "rotated on write")
-WAYS = METHODS  # remove when experiments/page.py calls them METHODS
 TEXTS, KEYS = 12, 40
 STRIDE = 16  # losses are compared at every 16th token past the trained length
 SEED = 2026  # of the questions
