@@ -94,7 +94,7 @@ class HeldOut:
         starts = data.spans(documents, span, max(1, eval_tokens // span))
         placed = [r for r in ratios if r * L <= model.max_length]
         self.rows = {r: windows(dataset.val, starts, span, r * L) for r in placed}
-        self.targets, self.length = dataset.targets, L
+        self.targets, self.length = dataset.mask_targets, L
 
     def losses(self, model: GPT, should_stop: Callable[[], object] = lambda: 0) -> dict[str, float]:
         """{"val/loss": ..., "val/loss_2x": ..., "val/loss_4x": ...}, nats a token.

@@ -1,6 +1,5 @@
 """The scripts behind docs/claims.md: their models and variants, against independent formulas."""
 
-import json
 import math
 import os
 import signal
@@ -15,8 +14,8 @@ import model as core
 import rope
 from data import tasks
 from data.tokenizer import Char
-from evaluation import scoring
-from experiments import claims, page
+from evaluation import results, scoring, statistics
+from experiments import claims, report
 from experiments.claims import (
     Trained,
     amplitude,
@@ -302,11 +301,11 @@ def test_accuracies_along_a_text_are_those_of_evaluation(monkeypatch):
         idx = torch.randint(12, (count, length), generator=torch.Generator().manual_seed(length))
         answers = model(idx)[:, -4:].argmax(-1)
         answers[::2] = (answers[::2] + 1) % 12
-        assert scoring.named(model, idx, answers) == [False, True] * (count // 2)
+        assert scoring.answered_exactly(model, idx, answers) == [False, True] * (count // 2)
         texts = [[tokenizer.decode(row.tolist()) for row in x] for x in (idx, answers)]
         return [tasks.Question(*pair, 0.5) for pair in zip(*texts, strict=True)]
 
-    monkeypatch.setattr(tasks, "questions", questions)
+    monkeypatch.setattr(tasks.TASKS["passkey"], "questions", questions)
     state = {"tokenizer": tokenizer.to_meta()}
     for method in kv_cache.METHODS:
         assert kv_cache.accuracies(model, state, method) == [0.5, 0.5]
@@ -432,12 +431,12 @@ def test_a_script_asks_for_the_runs_of_its_task(tmp_path, monkeypatch):
 
 def scored(tmp_path, monkeypatch, models):
     """The rows that `compare` writes of models at 1x and 2x, on little text."""
-    monkeypatch.setattr(claims, "scores_of", lambda task, longest: tmp_path / f"{task}.json")
+    monkeypatch.setattr(claims, "scores_of", lambda task, longest: tmp_path / f"{task}.jsonl")
     flags = {"prose": ["--tokens=64", "--window_tokens=256"]}
     monkeypatch.setattr(claims, "EVALUATION_FLAGS", flags)
     argv = ["--task=prose", "--seeds=1", f"--out={tmp_path}"]
     claims.compare("tiny", models, argv, ratios=(1, 2))
-    return json.loads((tmp_path / "prose.json").read_text())
+    return results.read(tmp_path / "prose.jsonl")
 
 
 def test_only_what_compares_lengths_is_scored(tmp_path, corpus, monkeypatch):
@@ -446,7 +445,7 @@ def test_only_what_compares_lengths_is_scored(tmp_path, corpus, monkeypatch):
     models.append(Trained("short", [claims.NONE], flags, ratios=(1,)))
     rows = scored(tmp_path, monkeypatch, models)
     assert {row["protocol"] for row in rows} == {"matched"}
-    cells = {(row["run"], row["scaling"], row["ratio"]) for row in rows}
+    cells = {(row["run"], row["scaling"], row["length"] / row["trained"]) for row in rows}
     tiny = {("tiny", scaling, ratio) for scaling in ("none", "yarn") for ratio in (1, 2)}
     assert cells == {*tiny, ("short", "none", 1)}
 
@@ -468,7 +467,8 @@ def test_an_encoding_of_a_script_is_trained_and_scored(tmp_path, corpus, monkeyp
     flags += f" --pos={amplitude.NAME}"
     models.append(Trained(amplitude.NAME, [claims.AS_TRAINED], {"prose": flags}))
     rows = scored(tmp_path, monkeypatch, models)
-    loss = {(row["run"], row["scaling"]): row["loss"] for row in rows if row["ratio"] == 1}
+    at_1x = [statistics.with_mean(row) for row in rows if row["length"] == row["trained"]]
+    loss = {(row["run"], row["scaling"]): row["score"] for row in at_1x}
     assert loss["tiny", "rolled"] > loss["tiny", "none"] + 0.01
     assert {row["pos"] for row in rows} == {"rope", amplitude.NAME}
 
@@ -476,29 +476,8 @@ def test_an_encoding_of_a_script_is_trained_and_scored(tmp_path, corpus, monkeyp
 def test_what_is_compared_was_scored_on_the_same_targets():
     """Prose: in a file one set of targets at all lengths; keys: one set of texts a length."""
     for longest in (8, 16):
-        prose, keys = page.scores(claims.ROOT, longest)
-        assert len({row["targets"] for row in prose.rows.values()}) == 1
+        prose, keys = report.Results(claims.ROOT).claims(longest)
+        assert len({summary.row["targets"] for summary in prose.by_cell.values()}) == 1
         assert max(prose.lengths) == longest * prose.trained
-        texts = {(length, row["targets"]) for (_, length), row in keys.rows.items()}
+        texts = {(length, s.row["targets"]) for (_, length), s in keys.by_cell.items()}
         assert len(texts) == len(keys.lengths)
-
-
-def test_the_page_is_up_to_date():
-    assert page.main(["--check"]) == 0
-
-
-def test_a_stale_page_is_found(tmp_path, capsys):
-    for name in ("docs", "results"):
-        (tmp_path / name).symlink_to(claims.ROOT / name)
-    (tmp_path / "docs").unlink()
-    (tmp_path / "docs").mkdir()
-    text = (claims.ROOT / "docs/claims.md").read_text()
-    numbers = json.loads((claims.ROOT / "results/claims/exact.json").read_text())
-    first = f"{next(iter(numbers.values())):.3g}"
-    assert first in text
-    (tmp_path / "docs/claims.md").write_text(text.replace(first, "0.5"))
-    assert page.main(["--check"], tmp_path) == 1
-    stale = ["docs/claims.md", *(f"docs/{name}.svg" for name in ("planes", "tuning", "bases"))]
-    assert f"{', '.join(stale)} not up" in capsys.readouterr().err
-    assert page.main([], tmp_path) == page.main(["--check"], tmp_path) == 0
-    assert (tmp_path / "docs/claims.md").read_text() == text
