@@ -73,8 +73,16 @@ def agent(
     from torch.distributed.launcher import api  # noqa: PLC0415 - for these tests alone
 
     place = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
-    settings = api.LaunchConfig(1, 1, 2, run_id="test", start_method="fork", shutdown_timeout=3,
-                                max_restarts=restarts, **place)  # fmt: skip
+    settings = api.LaunchConfig(
+        1,
+        1,
+        2,
+        run_id="test",
+        start_method="fork",
+        shutdown_timeout=3,
+        max_restarts=restarts,
+        **place,
+    )
 
     def launch() -> None:
         try:
@@ -95,8 +103,14 @@ def torchrun(fault: str, argv: list[str], restarts: int = 0, port: int | None = 
     place = ["--master_addr=127.0.0.1", f"--master_port={port}", f"--max_restarts={restarts}"]
     told = {"OMP_NUM_THREADS": "1", "PYTHONPATH": f"{HERE.parent}{os.pathsep}{HERE}"}
     script = [__file__, json.dumps([fault, argv, None])]
-    done = subprocess.run([*launcher, *place, *script], env=os.environ | told, check=False,
-                          capture_output=True, text=True, timeout=120)  # fmt: skip
+    done = subprocess.run(
+        [*launcher, *place, *script],
+        env=os.environ | told,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     return done.returncode, done.stdout + done.stderr
 
 

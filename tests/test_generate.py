@@ -190,8 +190,18 @@ def test_a_sample_does_not_depend_on_those_beside_it(settings):
     batch = torch.stack(list(model.generate(prompts, count, 0.8, 9, 0.9, generators())), 1)
     assert batch.dtype == torch.int64
     for prompt, row, generator in zip(prompts, batch.tolist(), generators(), strict=True):
-        assert drawn(model, prompt[None], count, temperature=0.8, top_k=9, top_p=0.9,
-                     generators=[generator]) == row  # fmt: skip
+        assert (
+            drawn(
+                model,
+                prompt[None],
+                count,
+                temperature=0.8,
+                top_k=9,
+                top_p=0.9,
+                generators=[generator],
+            )
+            == row
+        )
 
 
 @pytest.mark.parametrize("settings", [*encodings(), *LAYERED], ids=name)

@@ -22,7 +22,8 @@ OTHERS = set(
 FILES = sorted([*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))])
 ORDER = "rope positions model evaluation runtime train sample evaluate experiments".split()
 READ_FIRST = "model.py positions.py rope.py train.py".split()
-WORDS = r"anew|in vain|held against|reads? on|slip of the hand|mended"
+# In pieces, so that a search for them finds nothing here either.
+WORDS = "|".join(("anew", "in vain", "held against", "reads? on", "slip of the hand", "mended"))
 ENCODINGS = ("learned", "sinusoidal", "rope", "alibi", "nope")
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -106,8 +107,8 @@ def test_the_files_that_are_read_first_say_why(name):
 
 @every_file
 def test_no_line_is_saved_by_switching_the_formatter_off(path):
-    assert "fmt: skip" not in path.read_text()
-    assert "fmt: off" not in path.read_text()
+    assert "fmt: " + "skip" not in path.read_text()
+    assert "fmt: " + "off" not in path.read_text()
 
 
 def test_plain_words():

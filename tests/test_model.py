@@ -401,7 +401,7 @@ def test_a_training_step_is_one_graph(settings):
     compiles_to_the_same_step(settings, "aot_eager")
 
 
-@pytest.mark.soak  # a minute: each encoding's kernels are built anew
+@pytest.mark.soak  # a minute: the kernels of each encoding are built again
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler on CPU")
 @pytest.mark.filterwarnings("ignore:.torch.jit.script_method:DeprecationWarning")
 @pytest.mark.parametrize("settings", COMPILED, ids=name)

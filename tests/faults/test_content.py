@@ -105,8 +105,15 @@ def test_the_figures_of_damage(flags, record):
         except Exception:  # any of nine types
             continue
         believed += 1
-    record("corruption of a checkpoint", bytes=len(whole), flips=1000, flips_noticed=flipped,
-           cuts=300, cuts_noticed=cut, flips_noticed_by_torch=1000 - believed)  # fmt: skip
+    record(
+        "corruption of a checkpoint",
+        bytes=len(whole),
+        flips=1000,
+        flips_noticed=flipped,
+        cuts=300,
+        cuts_noticed=cut,
+        flips_noticed_by_torch=1000 - believed,
+    )
     assert (flipped, cut) == (1000, 300)
 
 
@@ -160,9 +167,18 @@ BOMB = deflated({"model": {"wte.weight": torch.zeros(2**22)}})  # 16 MiB in 16 k
         (b"\nnanorope checkpoint 0001 sha256 " + b"0" * 64 + b"\n", DAMAGED),
         (hashed(b"x")[1:], DAMAGED),
     ],
-    ids=["empty", "text", "bomb", "bomb hashed", "nothing hashed", "zip head hashed",
-         "zip cut hashed", "line alone", "cut line"],
-)  # fmt: skip
+    ids=[
+        "empty",
+        "text",
+        "bomb",
+        "bomb hashed",
+        "nothing hashed",
+        "zip head hashed",
+        "zip cut hashed",
+        "line alone",
+        "cut line",
+    ],
+)
 def test_what_is_no_checkpoint_is_refused(folder, content, words):
     """Row 18."""
     assert noticed(folder / "ckpt.pt", iter([content])) == 1
@@ -199,8 +215,10 @@ def test_weights_alone_are_no_run_to_resume(flags, ended):
     checkpoint.save(folder, kept)
     code, said = ended(*merged(flags, "--resume"))
     assert code == errors.CHECKPOINT
-    assert said == (f"error: {folder / 'ckpt.pt'} holds weights but no run to resume; start from "
-                    "them with --init_from\n")  # fmt: skip
+    assert said == (
+        f"error: {folder / 'ckpt.pt'} holds weights but no run to resume; start from "
+        "them with --init_from\n"
+    )
     code, _ = ended(f"--out_dir={folder}", "--prompt=to", "--max_len=4", main=sample.main)
     assert code == errors.DONE
     other = [f"--init_from={folder}", "--overwrite", "--max_iters=1"]
@@ -221,10 +239,13 @@ def test_weights_alone_are_no_run_to_resume(flags, ended):
         (["--pos=learned"], "pos: checkpoint rope, config learned"),
         (["--pos=alibi"], "pos: checkpoint rope, config alibi"),
         (["--rope_theta=5000"], "rope_theta: checkpoint 10000.0, config 5000.0"),
-        (["--block_size=8", "--dropout=0.2", "--bias"], "block_size: checkpoint 16, config 8; "
-         "dropout: checkpoint 0.0, config 0.2; bias: checkpoint False, config True"),
+        (
+            ["--block_size=8", "--dropout=0.2", "--bias"],
+            "block_size: checkpoint 16, config 8; "
+            "dropout: checkpoint 0.0, config 0.2; bias: checkpoint False, config True",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_run_goes_on_as_the_model_that_it_was(flags, ended, change, words):
     """Row 21: each setting that differs is named, and nothing is touched."""
     folder = run(flags, "--max_iters=1")
@@ -309,8 +330,16 @@ def test_a_run_of_the_first_version_goes_on(tmp_path):
         k: v for k, v in was.items() if k in configs.Config(**was).determining and v is not None
     }
     flags = [f"--{k}={v}" for k, v in same.items() if k not in ("init_from", "vocab_size")]
-    run(flags, "--max_iters=302", "--lr_decay_iters=300", "--wandb=disabled", "--resume",
-        f"--data_dir={tmp_path}", "--eval_tokens=64", folder=folder)  # fmt: skip
+    run(
+        flags,
+        "--max_iters=302",
+        "--lr_decay_iters=300",
+        "--wandb=disabled",
+        "--resume",
+        f"--data_dir={tmp_path}",
+        "--eval_tokens=64",
+        folder=folder,
+    )
     moved = checkpoint.read(folder)
     assert moved["iter"] == 302
     change = moved["model"]["wte.weight"] - checkpoint.read(OLD)["model"]["wte.weight"]

@@ -64,8 +64,10 @@ def test_a_run_is_not_overwritten_unless_asked(flags, ended):
     before = (folder / "ckpt.pt").read_bytes()
     code, said = ended(*flags)
     assert code == errors.USAGE
-    assert said == (f"error: {folder} holds a run already (step 6): --resume continues it, "
-                    "--overwrite replaces it, --name or --out_dir leaves it alone\n")  # fmt: skip
+    assert said == (
+        f"error: {folder} holds a run already (step 6): --resume continues it, "
+        "--overwrite replaces it, --name or --out_dir leaves it alone\n"
+    )
     code, said = ended(*merged(flags, "--vocab_size=3", "--overwrite"))
     assert code == errors.USAGE
     assert "vocab_size is 3; it must be at least" in said
@@ -106,6 +108,7 @@ def test_nothing_to_resume_from_is_said(flags, ended, tmp_path, there):
         folder.mkdir()
     code, said = ended(*flags, "--resume")
     assert code == errors.CHECKPOINT
-    assert said == (f"error: {folder} holds no checkpoint to resume from; leave out --resume to "
-                    "start there\n")  # fmt: skip
+    assert said == (
+        f"error: {folder} holds no checkpoint to resume from; leave out --resume to start there\n"
+    )
     assert folder.exists() == there

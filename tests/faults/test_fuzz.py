@@ -186,8 +186,15 @@ def test_random_bytes_are_read_or_refused(tmp_path, monkeypatch, record, lane):
     assert min(sum(counts.values()) for counts in found.values()) > 5
     assert not (tmp_path / "ran").exists()
     inputs = {name: sum(counts.values()) for name, counts in found.items()}
-    record("fuzz", seconds=SECONDS[lane], inputs=inputs, total=total.total(), tracebacks=0,
-           read=total["read"], refused=total["refused"])  # fmt: skip
+    record(
+        "fuzz",
+        seconds=SECONDS[lane],
+        inputs=inputs,
+        total=total.total(),
+        tracebacks=0,
+        read=total["read"],
+        refused=total["refused"],
+    )
 
 
 def test_an_error_of_python_itself_would_be_seen():

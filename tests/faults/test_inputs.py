@@ -243,9 +243,31 @@ def test_what_does_not_fit_what_is_there(answer, flags, more, code, words):
 
 
 SAMPLES = [
-    *((["--max_len=" + bad], f"max_len is {bad!r}; it must be tokens (1024) or") for bad in
-      ("0x", "0", "-1", "abc", "", "1e3", "nan", "4.5x", "٤", "x", "4X", "99999999", "0x10",
-       "1,024", "+4", " 4", "4x ", "1/2x", "4x\n", "1_0")),
+    *(
+        (["--max_len=" + bad], f"max_len is {bad!r}; it must be tokens (1024) or")
+        for bad in (
+            "0x",
+            "0",
+            "-1",
+            "abc",
+            "",
+            "1e3",
+            "nan",
+            "4.5x",
+            "٤",
+            "x",
+            "4X",
+            "99999999",
+            "0x10",
+            "1,024",
+            "+4",
+            " 4",
+            "4x ",
+            "1/2x",
+            "4x\n",
+            "1_0",
+        )
+    ),
     (["--prompt=to be ☃"], "character '☃' (U+2603) at position 6 is not among the"),
     (["--prompt=" + "to be " * 5], "the prompt has 30 tokens and max_len is 16"),
     (["--prompt=to be", "--max_len=5"], "the prompt has 5 tokens and max_len is 5"),
@@ -290,7 +312,7 @@ SAMPLES = [
     (["--rope_factor=inf"], "rope_factor is inf; it must be a finite number"),
     (["--rope_factor="], "rope_factor is ''; it must be auto or a number"),
     (["to be"], "unrecognized arguments: to be"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("argv", "words"), SAMPLES, ids=lambda v: " ".join(v)[:40])

@@ -112,14 +112,16 @@ def test_a_held_out_loss_that_is_no_number_is_not_saved_over_a_good_one(
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ..."),
-        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate"
-                     " memory: you tried to allocate 99 bytes. Error code 12"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate"
+            " memory: you tried to allocate 99 bytes. Error code 12"
+        ),
         RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)."),
         MemoryError("Unable to allocate 9.00 GiB for an array with shape (9,)"),
         MemoryError(),
     ],
     ids="cuda cpu mps numpy python".split(),
-)  # fmt: skip
+)
 def test_out_of_memory_names_the_batch(error, argv, folder, monkeypatch, capsys):
     """Row 43: what torch, numpy and Python say."""
 

@@ -243,8 +243,13 @@ def test_twenty_sigterms_in_training_evaluation_and_first_step(argv, folder, tmp
         saved += code == errors.TERMINATED and checkpoint.read(folder)["iter"] > 0
         run(argv, "--resume")
         equal += fingerprint(folder) == expected
-    record("SIGTERM", sent=20, saved=saved, resumed_bit_equal=equal,
-           seconds_longest=round(max(waited), 2))  # fmt: skip
+    record(
+        "SIGTERM",
+        sent=20,
+        saved=saved,
+        resumed_bit_equal=equal,
+        seconds_longest=round(max(waited), 2),
+    )
     assert (saved, equal) == (20, 20)
 
 

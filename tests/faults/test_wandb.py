@@ -109,9 +109,14 @@ def endless(flags, tmp_path):
     told = {"WANDB_DIR": str(tmp_path), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
     with open(tmp_path / "said", "w") as said:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | told, start_new_session=True, stderr=said,
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
+            command,
+            cwd=ROOT,
+            env=os.environ | told,
+            start_new_session=True,
+            stderr=said,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
     for _ in range(5):
         process.stdout.readline()
     yield process

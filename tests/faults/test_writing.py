@@ -171,8 +171,14 @@ def test_the_figures_of_killing(tmp_path, record):
     ours = survivors(tmp_path / "ours", [3], checkpoint.save)
     seconds = round(time.monotonic() - began, 1)
     theirs = survivors(tmp_path / "theirs", [3], in_place(tmp_path))
-    record("crash points of one save", points=ours.total(), lost=ours[None], seconds=seconds,
-           points_in_place=theirs.total(), lost_in_place=theirs[None])  # fmt: skip
+    record(
+        "crash points of one save",
+        points=ours.total(),
+        lost=ours[None],
+        seconds=seconds,
+        points_in_place=theirs.total(),
+        lost_in_place=theirs[None],
+    )
     assert ours[None] == 0
 
 
@@ -313,8 +319,11 @@ def test_a_disk_that_stays_full_ends_the_run_and_keeps_its_last_checkpoint(
     monkeypatch.setattr(train, "train_step", fill)
     code, said = ended(*merged(larger, folder=part))
     assert code == errors.RESOURCES
-    assert re.search(r"\nerror: disk full while saving step 10 to .*run \(need 0\.6 MB, 0\.\d MB "
-                     r"free\); last good: step 4\n$", said)  # fmt: skip
+    assert re.search(
+        r"\nerror: disk full while saving step 10 to .*run \(need 0\.6 MB, 0\.\d MB "
+        r"free\); last good: step 4\n$",
+        said,
+    )
     assert said.count("last good: step 4; training continues") == 2  # at steps 6 and 8
     assert not (part / checkpoint.FRESH).exists()
     assert checkpoint.last_good(part) == 4
