@@ -11,6 +11,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -124,11 +125,9 @@ def cells_of(plan: Plan, task: Task) -> Iterator[Cell]:
     """All cells of a run, in the order in which they are scored."""
     protocols = [p for p in task.protocols if plan.protocols is None or p in plan.protocols]
     longest = max(plan.lengths)
-    for variant in plan.variants:
-        for length in plan.lengths:
-            for protocol in protocols:
-                if length == longest or protocol not in task.along_longest:
-                    yield Cell(plan, variant, protocol, length)
+    for variant, length, protocol in product(plan.variants, plan.lengths, protocols):
+        if length == longest or protocol not in task.along_longest:
+            yield Cell(plan, variant, protocol, length)
 
 
 def missing_cells(cells: list[Cell], rows: list[Row], task: Task) -> list[Cell]:

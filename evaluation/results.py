@@ -80,7 +80,7 @@ def read_lines(path: Path, check: Callable[[object], Row]) -> Iterator[Row]:
     if not path.exists():
         return
     lines = path.read_bytes().splitlines()
-    refuse_other_formats(path, lines[0] if lines else b"")
+    refuse_other_formats(path, b"".join(lines[:1]))
     for number, line in enumerate(lines, 1):
         if (row := _parse(line, check, f"{path}:{number}")) is not None:
             yield row

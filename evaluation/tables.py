@@ -58,7 +58,7 @@ def rank(name: str, names: list[str]) -> int:
 
 def order(method: Method, pos: str) -> tuple:
     """The place of a method in a table: zero-shot, tuned, ceiling; then encoding, then scaling."""
-    group = 0 if method.is_zero_shot else 1 if method.run != CEILING else 2
+    group = (not method.is_zero_shot) + (method.run == CEILING)
     # Rotary encodings come last among the encodings, beside the tuned ones.
     encoding = (pos in POSITIONS and POSITIONS[pos].rotary, rank(pos, list(POSITIONS)))
     scaling = method.scaling.removeprefix("dynamic_")

@@ -49,12 +49,17 @@ def scaling_variants(scalings: str | None, factor: float) -> list[Variant]:
     return offered
 
 
+def tokens(number: str, unit: str, trained: int) -> Fraction:
+    """A number of tokens, or of trained lengths where the unit is x."""
+    return Fraction(number) * (trained if unit else 1)
+
+
 def lengths_of(text: str, trained: int) -> list[int]:
     """Tokens of --lengths: `1024`, or `4x` or `1/4x` the trained length, in rising order."""
     lengths = set()
     for word in text.split(","):
         parts = re.fullmatch(r"([0-9]{1,9}(?:/[1-9][0-9]{0,5})?|[0-9]{0,6}\.[0-9]{1,6})(x?)", word)
-        length = Fraction(parts[1]) * (trained if parts[2] else 1) if parts else Fraction(0)
+        length = tokens(parts[1], parts[2], trained) if parts else Fraction(0)
         if length < 1 or length.denominator > 1:
             rule = "tokens (1024) or trained lengths (4x, 1/4x), whole and at least 1"
             raise ValueError(f"lengths has {word!r}; it must be {rule}")

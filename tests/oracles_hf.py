@@ -282,8 +282,9 @@ def slow_attention(packed, config, layer, positions):
     heads = [packed[:, i * D : (i + 1) * D] for i in range(c.n_head + 2 * G)]
     sharpness, slopes, out = 1.0, [0.0] * c.n_head, np.zeros((T, c.n_embd))
     if pos == "rope":
-        unscaled = dataclasses.replace(c, rope_scaling="none", rope_factor=None)
-        inv_freq, sharpness = frequencies(unscaled if window < T else c, T)
+        inv_freq, sharpness = frequencies(c, T)
+        if window < T:  # a scaling does not apply to layers with a window
+            inv_freq, sharpness = oracles.none(2 * len(inv_freq), c.rope_theta, 1, T), 1.0
         both = c.n_head + G
         heads[:both] = [rotated(x, inv_freq, c.rope_layout, positions) for x in heads[:both]]
         if c.rope_fraction < 1:  # transformers sharpens the channels that are rotated, and no other
@@ -325,7 +326,8 @@ def slow_logits(model, idx, positions=None):
         x = x + stretched_rows(W["position.wpe"], T)[:T]
     if c.pos == "sinusoidal":
         stretch = max(1, T / c.block_size) if c.beyond == "interpolate" else 1
-        x = x + SINE_AMPLITUDE * sinusoids(T, c.n_embd, stretch).astype(np.float32)
+        waves = sinusoids(max(positions) + 1, c.n_embd, stretch).astype(np.float32)
+        x = x + SINE_AMPLITUDE * waves[list(positions)]
     for i in range(c.n_layer):
         packed = linear(f"h.{i}.attn.c_attn", norm(f"h.{i}.ln_1", x))
         x = x + linear(f"h.{i}.attn.c_proj", slow_attention(packed, c, i, positions))

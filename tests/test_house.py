@@ -100,8 +100,8 @@ def test_the_files_that_are_read_first_say_why(name):
     """At least 10 lines with a comment, shapes included, for every 100 of code."""
     text = (ROOT / name).read_text()
     code = code_lines(text)
-    comments = [i for i, line in enumerate(text.splitlines(), 1) if "  # " in line or (
-        line.strip().startswith("#"))]  # fmt: skip
+    lines = enumerate(text.splitlines(), 1)
+    comments = [i for i, line in lines if "  # " in line or line.strip().startswith("#")]
     assert len(comments) >= len(code) / 10
 
 
