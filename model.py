@@ -69,17 +69,6 @@ def norm(config: GPTConfig) -> nn.Module:
     return nn.LayerNorm(config.n_embd, bias=config.bias)
 
 
-class Linear(nn.Linear):
-    """nn.Linear in which a single token (1, 1, C) is a vector: half the time of a product."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        if x.numel() > x.size(-1):
-            return F.linear(x, self.weight, self.bias)
-        token = x.view(-1)
-        y = self.weight.mv(token) if self.bias is None else self.bias.addmv(self.weight, token)
-        return y.view(*x.shape[:-1], -1)
-
-
 class KVCache:
     """Keys (as rotated) and values of the tokens read so far: (B, H_kv, size, D) a layer."""
 
@@ -123,8 +112,8 @@ class Attention(nn.Module):
         self.kind = config.layer_kinds[layer]
         self.window = config.window if self.kind == "L" else None
         kv = config.kv_heads * config.head_dim
-        self.c_attn = Linear(config.n_embd, config.n_embd + 2 * kv, bias=config.bias)
-        self.c_proj = Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.c_attn = nn.Linear(config.n_embd, config.n_embd + 2 * kv, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
 
     def use(self, position: Position) -> None:
         """The layer's encoding. One that layers share is registered in GPT alone."""
@@ -151,7 +140,7 @@ class Attention(nn.Module):
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> queries (B, H, T, D), keys and values (B, H_kv, T, D)."""
         c = self.config
-        heads = self.c_attn(x).unflatten(-1, (-1, c.head_dim)).transpose(1, 2)
+        heads = self.c_attn(x).view(*x.shape[:2], -1, c.head_dim).transpose(1, 2)
         return heads.split((c.n_head, c.kv_heads, c.kv_heads), 1)
 
     def scores(self, q: Tensor, k: Tensor, at: Place, rows: slice) -> Tensor:
@@ -166,8 +155,8 @@ class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
         self.dropout = config.dropout
-        self.c_fc = Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.c_proj = Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
@@ -185,7 +174,9 @@ class Block(nn.Module):
         self, x: Tensor, at: Place, cache: KVCache | None, last: int | None = None
     ) -> Tensor:
         y = self.attn(self.ln_1(x), at, cache, last)
-        x = x[:, -y.size(1) :] + y
+        if last is not None:
+            x = x[:, -last:]
+        x = x + y
         return x + self.mlp(self.ln_2(x))
 
 
