@@ -186,7 +186,7 @@ def own_files(inputs: Iterable[str | Path]) -> list[Path]:
         if given.is_dir():
             inside, what = _texts_in(given), "holds no .txt or .md file"
         elif given.exists():
-            what = "is no file"
+            what = "is not a file"
         if not inside:
             raise DataError(f"--input {given} {what}: name text files, or a folder of them")
         files += inside
@@ -210,7 +210,7 @@ def own_document(path: Path, content: bytes) -> Document:
         fix = "save it as UTF-8 and try again"
         raise DataError(f"{path} is not UTF-8 at byte {error.start}: {fix}") from None
     if (at := content.find(0)) >= 0:
-        raise DataError(f"{path} has a NUL at byte {at}: it is no text file, leave it out")
+        raise DataError(f"{path} has a NUL at byte {at}: it is not a text file, leave it out")
     text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
         raise DataError(f"{path} is empty: text is needed")

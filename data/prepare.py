@@ -122,7 +122,7 @@ def _alone(root: Path) -> Iterator[Path]:
     cache.mkdir(parents=True, exist_ok=True)
     with open(cache / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # Whoever holds the lock is alone, so any download in progress is a dead one's.
+        # The lock has one holder, so a download that is there already was cut short.
         for leftover in cache.glob("download-*"):
             shutil.rmtree(leftover, ignore_errors=True)
         yield cache

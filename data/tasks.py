@@ -4,6 +4,7 @@ A task is a class with the interface of `Task` and a name in TASKS. `data.prepar
 `evaluate.py --task` find it there by its name.
 """
 
+from abc import ABC, abstractmethod
 from string import ascii_lowercase
 from typing import ClassVar, NamedTuple
 
@@ -24,7 +25,7 @@ class Question(NamedTuple):
     last: int = 0  # index of the last character of the evidence
 
 
-class Task:
+class Task(ABC):
     """What every task offers. `window`: characters of a training window, one document each."""
 
     version: ClassVar[int]  # raised when the documents change, so that old folders are noticed
@@ -35,13 +36,13 @@ class Task:
     def __init__(self, window: int):
         self.window = window
 
+    @abstractmethod
     def corpus(self) -> Split:
         """Training documents of window + 1 characters, and long held-out ones; always the same."""
-        raise NotImplementedError
 
+    @abstractmethod
     def questions(self, length: int, count: int, seed: int) -> list[Question]:
         """`count` texts of `length` characters, by depth; ValueError if `length` is too short."""
-        raise NotImplementedError
 
 
 class Passkey(Task):

@@ -117,7 +117,7 @@ class Bpe:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def to_meta(self) -> dict[str, Any]:
-        # JSON knows no bytes, and half a UTF-8 character is no string.
+        # JSON has no type for bytes, and half a UTF-8 character is not a string.
         merges = [base64.b64encode(token).decode() for token in self.tokens]
         return {"kind": self.kind, "pattern": self.pattern, "merges": merges}
 

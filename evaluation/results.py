@@ -72,7 +72,7 @@ def _is_finite(value: object) -> bool:
 
 
 def read_lines(path: Path, check: Callable[[object], Row]) -> Iterator[Row]:
-    """The rows of a JSON-lines file, in file order; none if there is no file.
+    """The rows of a JSON-lines file, in file order; an absent file has none.
 
     A line that cannot be parsed, or that `check` refuses with ValueError, is named on stderr and
     skipped. ValueError if the file holds something other than JSON lines.
@@ -107,7 +107,7 @@ def refuse_other_formats(path: Path, first_line: bytes) -> None:
 
 
 def read(path: Path) -> list[Row]:
-    """The rows that count, oldest first; none if there is no file. ValueError as in read_lines.
+    """The rows that count, oldest first; an absent file has none. ValueError as in read_lines.
 
     Of several rows of one cell and target set the last one counts, and of each run and seed only
     rows of the weights that were scored last.

@@ -48,7 +48,7 @@ class Run:
     iter: int = 0  # optimizer steps done
     skipped: int = 0  # how many of the last steps had no effect, because float16 overflowed
     row: dict = field(default_factory=dict)  # of step `iter`, while its evaluation is due
-    window: int | None = None  # see checkpoint.read; kept for whoever samples from the run
+    window: int | None = None  # tokens that sample.py shows the model (see checkpoint.read)
 
     @property
     def evaluation_due(self) -> bool:

@@ -344,7 +344,7 @@ OTHERS = [
     (prepare.main, ["nope"], 2, "'nope' is an unknown corpus"),
     (prepare.main, ["../books"], 2, "'../books' is not a valid dataset name"),
     (prepare.main, ["own", "--input", "nowhere.txt"], 3, "--input nowhere.txt does not exist"),
-    (prepare.main, ["own", "--input", "/dev/null"], 3, "--input /dev/null is no file"),
+    (prepare.main, ["own", "--input", "/dev/null"], 3, "--input /dev/null is not a file"),
     (prepare.main, ["books-bpe", "--vocab_size", "256"], 2, "vocab_size 256 is not possible"),
     (prepare.main, ["books", "--vocab_size", "x"], 2, "invalid int value: 'x'"),
     (evaluate.main, ["nowhere"], 4, "nowhere: No such file or directory"),
