@@ -135,13 +135,13 @@ class Attention(nn.Module):
             q, at = q[:, :, -last:], replace(at, T=last)
         y = attend(self, q, k, v, at)  # door 3 `bias`, door 4 `logit_scale`
         y = self.c_proj(y.transpose(1, 2).flatten(2))  # (B, T, C), heads side by side
-        return F.dropout(y, self.config.dropout, self.training)
+        return torch.dropout(y, self.config.dropout, self.training)
 
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> queries (B, H, T, D), keys and values (B, H_kv, T, D)."""
         c = self.config
         heads = self.c_attn(x).view(*x.shape[:2], -1, c.head_dim).transpose(1, 2)
-        return heads.split((c.n_head, c.kv_heads, c.kv_heads), 1)
+        return heads.split_with_sizes((c.n_head, c.kv_heads, c.kv_heads), 1)
 
     def scores(self, q: Tensor, k: Tensor, at: Place, rows: slice) -> Tensor:
         """Scores of the queries `rows` before scale, bias and mask: (B, H, rows, S).
@@ -159,7 +159,8 @@ class MLP(nn.Module):
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.dropout(self.c_proj(F.gelu(self.c_fc(x))), self.dropout, self.training)
+        y = self.c_proj(F.gelu(self.c_fc(x)))
+        return torch.dropout(y, self.dropout, self.training)
 
 
 class Block(nn.Module):
@@ -261,7 +262,7 @@ class GPT(nn.Module):
         at = self.place(idx, cache, positions)
         first, *_ = at.values()
         x = self.position.embed(self.wte(idx), first)  # door 1: at the input
-        x = F.dropout(x, self.config.dropout, self.training)
+        x = torch.dropout(x, self.config.dropout, self.training)
         *earlier, final = self.h
         for block in earlier:
             x = block(x, at[block.attn.kind], cache)  # doors 2 to 4: inside attention
@@ -292,7 +293,7 @@ class GPT(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., V), float32 or finer."""
         logits = F.linear(x, self.wte.weight)
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return logits.float() if logits.element_size() < 4 else logits
 
     @property
     def max_length(self) -> float:
@@ -371,25 +372,33 @@ def sample_tokens(
     generators: Sequence[torch.Generator] | None = None,
 ) -> Tensor:
     """Draw a token id a row, (B,), from logits (B, V) on the CPU; arguments as in `generate`."""
-    if not logits.max().isfinite():  # NaN spreads to the maximum
+    highest = logits.amax(-1, keepdim=True)  # NaN spreads to it
+    if not math.isfinite(highest.sum()):
         instead = "sample from an earlier checkpoint, or train with a lower learning_rate"
         raise ValueError(f"the model's logits are not finite; {instead}")
     if temperature == 0:
         return logits.argmax(-1)
-    logits = logits.double()
-    logits = (logits - logits.amax(-1, keepdim=True)) / temperature  # 0 at most: no overflow
+    probabilities = distribution((logits.double() - highest) / temperature, top_k, top_p)
+    # An exponential race: of clocks that ring at these rates, each token's is first as often as it
+    # is likely. It is how torch.multinomial draws one, but each row has a generator of its own.
+    clocks = torch.empty_like(probabilities)
+    for row, generator in zip(clocks, generators or [None] * len(clocks), strict=True):
+        row.exponential_(1.0, generator=generator)
+    return (probabilities / clocks).argmax(-1)
+
+
+def distribution(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
+    """Probabilities (B, V) of what top_k and top_p leave of logits (B, V)."""
     if top_k is not None and top_k < logits.size(-1):
         least = logits.topk(top_k).values[:, -1:]
-        logits[logits < least] = -math.inf
-    probabilities = logits.softmax(-1)  # (B, V)
+        logits = logits.masked_fill(logits < least, -math.inf)
+    probabilities = logits.softmax(-1)
     if top_p is not None:
         ranked, ids = probabilities.sort(dim=-1, descending=True, stable=True)
         excluded = ranked.cumsum(-1) - ranked >= top_p  # the mass before it is top_p already
         excluded[:, 0] = False
         probabilities = ranked.masked_fill(excluded, 0.0).gather(-1, ids.argsort(-1))
-    generators = generators or [None] * len(logits)
-    rows = zip(probabilities, generators, strict=True)
-    return torch.cat([torch.multinomial(row, 1, generator=g) for row, g in rows])
+    return probabilities
 
 
 # Attention itself: softmax(scale * scores + bias, masked) times the values, in the fastest way.

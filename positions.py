@@ -258,7 +258,7 @@ class Rope(Position):
             q = torch.cat((sharpening * planes, rest), -1)
         both = torch.cat((q, k), 1)  # in one operation: half the time for a single token
         both = rope.rotate(both, cos, sin, self.config.rope_layout)
-        return both.split((q.size(1), k.size(1)), 1)
+        return both.split_with_sizes((q.size(1), k.size(1)), 1)
 
     def logit_scale(self, at: Place) -> float | Tensor:
         return at.table[-1] if self.config.rope_fraction == 1 else 1.0

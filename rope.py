@@ -199,10 +199,11 @@ def rotation_table(positions: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]
 
     Angles are formed in float64: in float32 they are off by 0.03 rad at a million positions.
     """
-    home = positions.device
-    device = "cpu" if home.type == "mps" else home  # which has no float64
-    angles = positions.to(device, torch.float64)[..., None] * inv_freq.to(device)  # (..., T, F)
-    return angles.cos().float().to(home), angles.sin().float().to(home)
+    if positions.device.type == "mps":  # which has no float64
+        cos, sin = rotation_table(positions.cpu(), inv_freq)
+        return cos.to(positions.device), sin.to(positions.device)
+    angles = positions[..., None] * inv_freq.to(positions.device)  # (..., T, F) float64
+    return angles.cos().float(), angles.sin().float()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str = "half") -> Tensor:
@@ -219,7 +220,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor, layout: str = "half") -> Tensor:
     if channels < x.size(-1):
         rotated = rotate(x[..., :channels], cos, sin, layout)
         return torch.cat((rotated, x[..., channels:]), -1)
-    planes = x.to(torch.promote_types(x.dtype, torch.float32))
+    planes = x.float() if x.element_size() < 4 else x
     if layout == "half":
         a, b = planes.chunk(2, -1)  # (..., T, F) each
         rotated = torch.cat((a * cos - b * sin, a * sin + b * cos), -1)

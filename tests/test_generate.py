@@ -10,7 +10,7 @@ import torch
 from oracles_hf import LAYERED, TINY, encodings, longest, name, rebuilt, tiny, tokens
 from transformers import TopKLogitsWarper, TopPLogitsWarper
 
-from model import KVCache, sample_tokens
+from model import KVCache, distribution, sample_tokens
 from positions import POSITIONS
 
 L = TINY["block_size"]
@@ -293,20 +293,29 @@ def reference(logits, temperature=1.0, top_k=None, top_p=None):
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("top_k", [None, 1, 2, 7, 49, 50, 1000])
 @pytest.mark.parametrize("top_p", [None, 0.0, 0.1, 0.5, 0.9, 0.999, 1.0])
-def test_the_distribution_is_that_of_transformers(temperature, top_k, top_p, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        torch, "multinomial", lambda p, n, generator: seen.append(p) or p.argmax()[None]
-    )
+def test_the_distribution_is_that_of_transformers(temperature, top_k, top_p):
     for seed in range(5):
         logits = 3 * torch.randn(50, generator=torch.Generator().manual_seed(seed))
-        sample_tokens(logits[None], temperature, top_k, top_p)
         expected = reference(logits, temperature, top_k, top_p)
-        drawn_from = seen.pop()
+        (drawn_from,) = distribution(logits[None].double() / temperature, top_k, top_p)
         drawn_from = drawn_from / drawn_from.sum()  # as multinomial does
         matters = (expected == 0) | (expected > 1e-15)  # the rest is lost in rounding
         assert torch.equal((drawn_from > 0)[matters], (expected > 0)[matters])
         torch.testing.assert_close(drawn_from, expected, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.8}, {"temperature": 0.4}])
+def test_tokens_are_those_that_torch_draws(settings):
+    """torch.multinomial, a row at a time, from generators in the same state."""
+    logits = 3 * torch.randn(64, 50, generator=torch.Generator().manual_seed(0))
+    ours, theirs = ([torch.Generator().manual_seed(i) for i in range(64)] for _ in range(2))
+    drawn_tokens = sample_tokens(logits, **settings, generators=ours).tolist()
+    rows = [reference(row, **settings) for row in logits]
+    expected = [
+        int(torch.multinomial(r, 1, generator=g)) for r, g in zip(rows, theirs, strict=True)
+    ]
+    assert drawn_tokens == expected
+    assert len(set(drawn_tokens)) > 10
 
 
 @pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.8}, {"temperature": 2.0}])
