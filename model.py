@@ -76,6 +76,7 @@ class KVCache:
         self.size = size
         self.length = 0
         self.factors: tuple[float, ...] | None = None  # interpolation factors it was filled under
+        self.tables: dict[str, tuple] = {}  # Position.table of all its places, by kind of layer
         self.layers: dict[object, list[Tensor]] = {}
 
     def append(self, key: object, *parts: Tensor) -> list[Tensor]:
@@ -128,11 +129,12 @@ class Attention(nn.Module):
         """(B, T, C) -> the same; with `last` of that many positions at the end alone."""
         q, k, v = self.qkv(x)  # (B, H, T, D), (B, H_kv, T, D) twice
         q, k = self.position.rotate(q, k, at)  # door 2: on queries and keys
-        at = self.position.observe(x, at, cache)
+        at = self.position.observe(x, at, cache)  # what door 3 needs of this layer's input
         if cache is not None:
             k, v = cache.append(self.layer, k, v)  # (B, H_kv, S, D)
         if last is not None:
-            q, at = q[:, :, -last:], replace(at, T=last)
+            mask = None if at.mask is None else at.mask[..., -last:, :]
+            q, at = q[:, :, -last:], replace(at, T=last, mask=mask)
         y = attend(self, q, k, v, at)  # door 3 `bias`, door 4 `logit_scale`
         y = self.c_proj(y.transpose(1, 2).flatten(2))  # (B, T, C), heads side by side
         return torch.dropout(y, self.config.dropout, self.training)
@@ -287,8 +289,29 @@ class GPT(nn.Module):
                 self.check_length(int(positions.max()) + 1)
         if cache is not None:
             cache.check(self.interpolation_factors(S))
-        queries = positions[..., -T:]
-        return {k: Place(order, positions, T, p.table(queries, S)) for k, p in self.kinds.items()}
+            tables = self.tables_from(cache, S - T, S)
+        else:
+            tables = {kind: p.table(positions, S) for kind, p in self.kinds.items()}
+        at = {kind: Place(order, positions, T, tables[kind]) for kind in self.kinds}
+        for kind, place in at.items():  # masks last, since a bias may read the tables
+            place.mask = self.shared_mask(kind, place)
+        return at
+
+    def shared_mask(self, kind: str, at: Place) -> Tensor | None:
+        """The mask of a few queries, once for all layers; None where each makes its own or none."""
+        position, window = self.kinds[kind], self.config.window if kind == "L" else None
+        cut = window is not None and window < at.length
+        needed = position.biased or cut or 1 < at.T < at.length
+        if not needed or not position.is_shared or at.T > BLOCK:
+            return None
+        return mask_of(position, at, slice(0, at.T), slice(0, at.length), window)
+
+    def tables_from(self, cache: KVCache, start: int, end: int) -> dict[str, tuple]:
+        """The tables of the tokens read now, cut from those that the cache holds of all."""
+        if start == 0:  # filled from its beginning, perhaps under another factor
+            whole = torch.arange(cache.size, device=self.wte.weight.device)
+            cache.tables = {kind: p.table(whole, end) for kind, p in self.kinds.items()}
+        return {kind: p.cut(cache.tables[kind], start, end) for kind, p in self.kinds.items()}
 
     def logits(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., V), float32 or finer."""
@@ -418,8 +441,10 @@ def attend(layer: Attention, q: Tensor, k: Tensor, v: Tensor, at: Place) -> Tens
     dropout = layer.config.dropout * layer.training
     kernel = kernel_for(layer, q, k)
     all_seen = window is None or window >= S
-    if kernel is fused and all_seen and T in (1, S) and not layer.position.biased:
-        return fused(q, k, v, None, scale, dropout)  # the kernel's own causal mask is fastest
+    # Where a mask is causal and no more, the kernel's own is fastest.
+    causal = T in (1, S) and not layer.position.biased
+    if kernel is fused and all_seen and (causal or at.mask is not None):
+        return fused(q, k, v, at.mask, scale, dropout)
     parts = []
     for start in range(0, T, BLOCK):
         rows = slice(start, min(start + BLOCK, T))
@@ -451,6 +476,8 @@ def mask_of(position: Position, at: Place, rows: slice, keys: slice, window: int
 
     True where a key is seen (rows, keys); with a bias that, -inf where it is not (.., rows, keys).
     """
+    if at.mask is not None:
+        return at.mask[..., rows, keys]
     # The mask goes by order, whatever positions the encoding is told.
     distance = at.order[-at.T :][rows, None] - at.order[keys]
     seen = distance >= 0 if window is None else (distance >= 0) & (distance < window)

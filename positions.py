@@ -61,6 +61,7 @@ class Place:
     positions: Tensor  # (S,) or (B, S)
     T: int
     table: tuple = ()  # what Position.table made of it
+    mask: Tensor | None = None  # of all T queries and S keys, where layers share one
 
     @property
     def length(self) -> int:
@@ -109,6 +110,11 @@ class Position(nn.Module):
         return type(self).bias is not Position.bias
 
     @property
+    def is_shared(self) -> bool:
+        """Whether door 3 is the same in all layers: it depends on nothing of theirs."""
+        return not self.per_layer and type(self).observe is Position.observe
+
+    @property
     def max_length(self) -> float:
         """The number of positions that it can encode."""
         return math.inf
@@ -120,6 +126,14 @@ class Position(nn.Module):
     def table(self, positions: Tensor, length: int) -> tuple:
         """What the doors need of the positions (T,) or (B, T): made once a forward pass."""
         return ()
+
+    def cut(self, table: tuple, start: int, end: int) -> tuple:
+        """The part of a table that belongs to positions `start` to `end`.
+
+        A cache holds the table of all its positions. An encoding whose table has a row a position
+        must override this.
+        """
+        return table
 
     def embed(self, x: Tensor, at: Place) -> Tensor:
         """Door 1, at the input: token embeddings (B, T, C)."""
@@ -250,6 +264,10 @@ class Rope(Position):
         if positions.dim() == 2:
             cos, sin = cos[:, None], sin[:, None]
         return cos, sin, attention_factor**2
+
+    def cut(self, table: tuple, start: int, end: int) -> tuple[Tensor, Tensor, float]:
+        cos, sin, sharpening = table
+        return cos[start:end], sin[start:end], sharpening
 
     def rotate(self, q: Tensor, k: Tensor, at: Place) -> tuple[Tensor, Tensor]:
         cos, sin, sharpening = at.table
