@@ -5,6 +5,7 @@ B batch, T time (block_size). A split is one run of little-endian uint16 tokens,
 
 import hashlib
 import json
+import os
 import re
 from dataclasses import dataclass
 from itertools import pairwise
@@ -159,6 +160,15 @@ def _check_vocabulary(tokens: np.ndarray, vocab_size: int, path: Path) -> None:
             at = start + int(outside.argmax())
             high = f"token {tokens[at]} >= vocab_size {vocab_size} at offset {at}"
             raise DataError(f"{path}: {high}; remove {path.parent} and prepare it again")
+
+
+def sync_folder(folder: Path) -> None:
+    """Write a folder's entries to the disk, so that a rename outlasts a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def file_sha256(path: Path) -> str:

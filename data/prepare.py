@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from data import DATA, MAX_VOCAB, SPLITS, DataError, folder_of, load, tasks
+from data import DATA, MAX_VOCAB, SPLITS, DataError, folder_of, load, sync_folder, tasks
 from data.corpora import (
     CORPORA,
     GPT2,
@@ -216,9 +216,9 @@ def _write(folder: Path, split: Split, tokenizer: Tokenizer, recipe: dict[str, A
             meta["task"] = _task(task, tokenizer)
         _write_file(partial / "meta.json", json.dumps(meta, indent=1).encode())
         # Contents before the name, the name before "done": the order that outlives a power cut.
-        _sync(partial)
+        sync_folder(partial)
         os.rename(partial, folder)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
     finally:  # after the rename there is nothing left to remove
         shutil.rmtree(partial, ignore_errors=True)
     head = f"{os.path.relpath(folder)}: tokenizer {tokenizer.kind}, vocabulary"
@@ -243,15 +243,6 @@ def _write_file(path: Path, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(folder: Path) -> None:
-    """A rename is on disk only when the folder is."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def main(argv: list[str]) -> None:

@@ -20,6 +20,7 @@ from typing import BinaryIO
 
 import torch
 
+import data
 from model import GPT, GPTConfig
 from positions import KNOBS, check_factor
 from runtime import errors
@@ -61,7 +62,7 @@ def save(folder: Path, state: dict) -> Path:
         if newest.exists() and _is_whole(newest):
             os.replace(newest, folder / PREVIOUS)
         os.replace(fresh, newest)
-        _sync(folder)
+        data.sync_folder(folder)
     except OSError as error:
         fresh.unlink(missing_ok=True)
         raise _failure(error, folder, state["iter"], buffer.tell()) from None
@@ -101,15 +102,6 @@ def _hashed(file: BinaryIO) -> re.Match | None:
 def _is_whole(path: Path) -> bool:
     with open(path, "rb") as file:
         return _hashed(file) is not None
-
-
-def _sync(folder: Path) -> None:
-    """Write the folder's entries to the disk, so that they outlast a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read_file(path: Path) -> dict:

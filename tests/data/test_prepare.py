@@ -269,7 +269,7 @@ class Killed(BaseException):
     """Stands for a death at one moment: no handler in the code knows it."""
 
 
-@pytest.mark.parametrize("step", ["_write_file", "_encode", "_sync", "_report"])
+@pytest.mark.parametrize("step", ["_write_file", "_encode", "sync_folder", "_report"])
 @pytest.mark.parametrize("call", [0, 1])
 def test_an_attempt_that_ends_early_leaves_no_folder(tmp_path, monkeypatch, step, call):
     folder, count, real = own(tmp_path, a=STORY), [], getattr(room, step)
@@ -284,7 +284,7 @@ def test_an_attempt_that_ends_early_leaves_no_folder(tmp_path, monkeypatch, step
         patch.setattr(room, step, dies)
         with pytest.raises(Killed):
             prepare("own", [folder], root=tmp_path)
-    whole = step == "_sync" and call == 1  # after the rename: all of it is there
+    whole = step == "sync_folder" and call == 1  # after the rename: all of it is there
     assert (tmp_path / "own").exists() == whole
     assert not (tmp_path / ".own.partial").exists()
     prepare("own", [folder], root=tmp_path)
