@@ -11,7 +11,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -115,7 +115,7 @@ class Cell(NamedTuple):
         config, variant = self.plan.config, self.variant
         if variant.build is not None or "pos" in variant.overrides:
             return False
-        if config.attention_factor is not None:
+        if variant.overrides.get("attention_factor", config.attention_factor) is not None:
             return False
         within = self.length <= min(config.train_len, config.block_size)
         return within and "rope_factor" not in variant.overrides
@@ -187,14 +187,18 @@ def open_task(plans: list[Plan], args: Namespace) -> Task:
     return task_class(args.task).open(request)
 
 
-def load(plan: Plan, variant: Variant, device: torch.device) -> GPT:
-    """The model of a run in one variant, in eval mode."""
+def read_unchanged(plan: Plan) -> dict:
+    """The checkpoint that a plan was made for."""
     state = checkpoint.read(plan.path)
     if state["sha256"] != plan.sha256:
         raise checkpoint.CheckpointError(f"{plan.path} changed meanwhile; start again")
+    return state
+
+
+def build(plan: Plan, variant: Variant, state: dict, device: torch.device) -> GPT:
+    """The model of a run in one variant, in eval mode."""
     config = checkpoint.with_overrides(plan.config, **variant.overrides)
-    build = variant.build or checkpoint.build
-    return build(state, config).eval().to(device)
+    return (variant.build or checkpoint.build)(state, config).eval().to(device)
 
 
 class Progress:
@@ -220,17 +224,15 @@ class Progress:
             print("\r\033[K", end="", file=sys.stderr)
 
 
-def score_all(plans: list[Plan], cells: list[Cell], task: Task, path: Path, device: torch.device):
-    """Score the cells of the plans and append a row each."""
+def score_all(cells: list[Cell], task: Task, path: Path, device: torch.device) -> None:
+    """Score the cells, run by run and variant by variant, and append a row each."""
     origin = {"git": commit(), "torch": str(torch.__version__), "device": str(device)}
     bar = Progress(cells, task)
-    for plan in plans:
+    for plan, of_plan in groupby(cells, key=lambda cell: cell.plan):
+        state = read_unchanged(plan)
         shared: dict[tuple, Score] = {}
-        for variant in plan.variants:
-            of_variant = [c for c in cells if c.plan is plan and c.variant is variant]
-            if not of_variant:
-                continue
-            model = load(plan, variant, device)
+        for variant, of_variant in groupby(of_plan, key=lambda cell: cell.variant):
+            model = build(plan, variant, state, device)
             for cell in of_variant:
                 start = time.monotonic()
                 score = score_cell(cell, model, task, shared)
@@ -252,7 +254,7 @@ def score_cell(cell: Cell, model: GPT, task: Task, shared: dict[tuple, Score]) -
 
 
 def row_of(cell: Cell, task: Task) -> Row:
-    """What a row says of its cell, without the scores."""
+    """The fields of a row that describe its cell."""
     return cell.key._asdict() | {
         "pos": cell.plan.config.pos,
         "trained": cell.plan.config.train_len,
@@ -272,7 +274,9 @@ def mirror(plan: Plan, rows: list[Row], path: Path, wandb: str) -> None:
     rows: of one protocol.
     """
     for variant in plan.variants:
-        of_variant = {"checkpoint_sha": plan.sha256[:12], "scaling": variant.label}
+        factor = variant.overrides.get("rope_factor")
+        of_variant = {"scaling": variant.label, "factor": factor}
+        of_variant["checkpoint_sha"] = plan.sha256[:12]
         scored = [with_mean(row) for row in rows if of_variant.items() <= row.items()]
         if scored:
             curve(plan.run | variant.overrides | {"wandb": wandb}, path, scored)
@@ -297,14 +301,15 @@ def evaluate(plans: list[Plan], args: Namespace) -> None:
     missing = missing_cells(cells, rows, task)
     if len(missing) < len(cells):
         print(f"{len(cells) - len(missing)} of {len(cells)} cells are in {path}", file=sys.stderr)
-    score_all(plans, missing, task, path, device)
+    score_all(missing, task, path, device)
     rows = [row for row in results.read(path) if row["target_set"] == task.target_set]
     first_protocol = next(iter(task.protocols))
     main_rows = [row for row in rows if row["protocol"] == first_protocol]
     for plan in {cell.plan.path: cell.plan for cell in missing}.values():
         mirror(plan, main_rows, path, args.wandb)
     runs = {plan.name for plan in plans}
-    summaries = [s for s in summarise(rows, args.against) if s.key.run in runs]
+    compared = [row for row in rows if row["run"] in {*runs, args.against}]
+    summaries = [s for s in summarise(compared, args.against) if s.key.run in runs]
     print("\n".join(terminal.lines(summaries, task.protocols, args.against)))
     print(f"\n{path}: {len(rows)} rows on these targets")
     if args.plot:

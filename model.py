@@ -205,8 +205,8 @@ class GPT(nn.Module):
             if not encoding.per_layer and key not in shared:
                 shared[key] = encoding(c, scaled=c.scales(kind))
         self.position, *others = [*shared.values()] or [Position(c)]
-        for other in others:  # at most one: G layers with another encoding than L, or scaled
-            self.global_position = other
+        if others:  # G layers with a different encoding than L, or the same one scaled
+            (self.global_position,) = others
         self.kinds: dict[str, Position] = {}  # one encoding of each kind, which makes the tables
         for layer, block in enumerate(self.h):
             kind = block.attn.kind
@@ -328,15 +328,15 @@ class GPT(nn.Module):
         if length > self.max_length:
             raise ValueError(
                 f"{self.config.pos} positions end at {self.max_length}, the trained length; asked "
-                f"for {length}. Ask for {self.max_length} at most, set beyond to 'interpolate' or "
-                "'slide', or take a model with pos 'rope'"
+                f"for {length}. Ask for {self.max_length} at most, set beyond to 'interpolate', "
+                "show a window (sample.py --beyond slide), or take a model with pos 'rope'"
             )
 
     def interpolation_factors(self, length: int) -> tuple[float, ...]:
         """Those of all kinds of layers at this length: what the content of a cache rests on."""
         return tuple(p.interpolation_factor(length) for p in self.kinds.values())
 
-    @torch.no_grad()  # not inference_mode, whose tensors would poison a later training step
+    @torch.no_grad()  # not inference_mode, whose tensors cannot be used in a later training step
     def generate(
         self,
         idx: Tensor,
@@ -359,6 +359,8 @@ class GPT(nn.Module):
         if self.training and self.config.dropout:
             raise ValueError("the model is in training mode, with dropout; call model.eval() first")
         check_sampling(temperature, top_k, top_p)
+        if generators is not None and len(generators) != len(idx):
+            raise ValueError(f"there are {len(generators)} generators for {len(idx)} rows")
         if max_new_tokens < 0:
             raise ValueError(f"max_new_tokens is {max_new_tokens}; it must be 0 or more")
         start, end = idx.size(1), idx.size(1) + max_new_tokens
@@ -402,8 +404,8 @@ def sample_tokens(
     if temperature == 0:
         return logits.argmax(-1)
     probabilities = distribution((logits.double() - highest) / temperature, top_k, top_p)
-    # An exponential race: of clocks that ring at these rates, each token's is first as often as it
-    # is likely. It is how torch.multinomial draws one, but each row has a generator of its own.
+    # The first of V exponential clocks is that of token i with probability p_i. torch.multinomial
+    # draws one token in this way too, but from one generator for all rows.
     clocks = torch.empty_like(probabilities)
     for row, generator in zip(clocks, generators or [None] * len(clocks), strict=True):
         row.exponential_(1.0, generator=generator)

@@ -171,7 +171,7 @@ class Learned(Absolute):
     """A trained vector for each of block_size positions (GPT-2); past them it has none."""
 
     def __init__(self, config, layer: int | None = None, scaled: bool = True):
-        super().__init__(config)
+        super().__init__(config, layer, scaled)
         self.wpe = nn.Parameter(torch.empty(config.block_size, config.n_embd))
 
     @property
@@ -221,7 +221,7 @@ class Rope(Position):
     rotary = True
 
     def __init__(self, config, layer: int | None = None, scaled: bool = True):
-        super().__init__(config)
+        super().__init__(config, layer, scaled)
         self.scaling = config.rope_scaling.removeprefix("dynamic_") if scaled else "none"
         self.dynamic = scaled and self.scaling != config.rope_scaling
         # No buffer: model.to(bfloat16) would round it, and it has no place in a state dict.
@@ -423,7 +423,7 @@ def check_idle(config: PositionConfig) -> None:
 
 
 def check_factor(config: PositionConfig) -> None:
-    """ValueError where a fixed scaling would do nothing, for want of a factor."""
+    """ValueError where a fixed scaling would do nothing, because no factor is given."""
     fixed = config.rope_scaling in rope.SCALINGS and rope.reads_factor(config.rope_scaling)
     idle = fixed and config.rope_factor is None and config.factor == 1
     rule = f"given: without it rope_scaling {config.rope_scaling!r} changes nothing here"

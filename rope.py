@@ -34,7 +34,7 @@ def yarn_attention_factor(factor: float, coefficient: float = 0.1) -> float:
 
 
 def none(head_dim: int, theta: float, factor: float = 1.0, train_len: int | None = None) -> Scaled:
-    """No scaling: past the trained length the planes rotate on as before (arXiv:2104.09864)."""
+    """No scaling: past the trained length the planes keep their frequencies (arXiv:2104.09864)."""
     return unscaled(head_dim, theta), 1.0
 
 

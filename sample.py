@@ -106,10 +106,9 @@ def prompt_of(args: Namespace, tokenizer: Tokenizer) -> list[int]:
     if args.prompt_file is not None:
         text = text_of(args.prompt_file)
     if text:
-        if half := re.search(
-            "[\ud800-\udfff]", text
-        ):  # what Python makes of a byte that is not text
-            where = f"the prompt is not UTF-8 at character {half.start()}"
+        surrogate = re.search("[\ud800-\udfff]", text)  # Python's sign for a byte that is not text
+        if surrogate:
+            where = f"the prompt is not UTF-8 at character {surrogate.start()}"
             raise ValueError(f"{where}; put it into a --prompt_file")
         return tokenizer.encode(text).tolist()
     if tokenizer.end_of_text is not None:

@@ -66,8 +66,9 @@ def train(run: Run) -> int:
     """All steps of a run, between its first line and its last. Returns the exit code."""
     if run.iter >= run.config.max_iters and not run.evaluation_due:
         raise ValueError(f"{run.config.folder} is at step {run.iter} already; raise max_iters")
-    stop, log = Stop(), start_log(run)
+    stop, log = Stop(), NoLog()
     try:
+        log = start_log(run)
         stop_signal = loop(run, log, stop)
         code = errors.DONE if stop_signal is None else 128 + stop_signal
     except BaseException as error:
@@ -113,7 +114,7 @@ def loop(run: Run, log: Log | NoLog, stop: Stop) -> signal.Signals | None:
         stop_signal = stop.on_any_process(run.device)
         evaluates = run.iter % config.eval_interval == 0 or run.iter == config.max_iters
         if not (evaluates or stop_signal or run.iter % config.log_interval == 0):
-            # The losses stay on the device until a row is due: to read one waits for the GPU.
+            # Losses are averaged where a row is due.
             log.status(run.iter)
             continue
         row = training_row(run, losses, norm, time.monotonic() - since)
@@ -186,6 +187,8 @@ def micro_step_loss(run: Run, micro: int, size: int) -> Tensor:
 def training_positions(run: Run, micro: int, size: int) -> Tensor | None:
     """Positions (B, T) of the windows of a micro-step; None: 0 to T - 1 in each."""
     config = run.config
+    if config.train_positions == "sequential":
+        return None
     # Where processes share one micro-step, all of its positions are drawn, and this process takes
     # those of its own windows.
     whole, first = divmod(micro * size, config.batch_size)

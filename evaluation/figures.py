@@ -31,7 +31,7 @@ def run_looks(runs: set[str], pos: dict[str, str]) -> dict[str, Look]:
     encodings = list(POSITIONS)
     later = len(encodings)
     taken = set()
-    # Of several runs of an encoding the one with the shortest name takes its colour.
+    # The run with the shortest name takes the colour of its encoding.
     for run in sorted(runs, key=lambda run: (len(run), run)):
         index = rank(pos.get(run, run), encodings)
         if index in taken or index == len(encodings):

@@ -109,8 +109,8 @@ def refuse_other_formats(path: Path, first_line: bytes) -> None:
 def read(path: Path) -> list[Row]:
     """The rows that count, oldest first; an absent file has none. ValueError as in read_lines.
 
-    Of several rows of one cell and target set the last one counts, and of each run and seed only
-    rows of the weights that were scored last.
+    The last row of a cell and target set counts, if it has the weights that were scored last for
+    its run and seed.
     """
     latest: dict[tuple, Row] = {}
     weights: dict[tuple, str] = {}
@@ -133,7 +133,7 @@ def append(path: Path, row: Row) -> None:
         fcntl.flock(file, fcntl.LOCK_EX)  # ends with the file
         file.seek(0)
         refuse_other_formats(path, file.readline(100))
-        # A line that a crash left without its end must not swallow this one.
+        # A crash may have left a line without its end; this row must not be joined to it.
         size = file.seek(0, os.SEEK_END)
         if size:
             file.seek(size - 1)

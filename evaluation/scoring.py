@@ -214,8 +214,8 @@ class Prose:
         stride = 1 if exact else min(SPAN, 2 ** int(math.log2(max(1, shown // FINE))))
         losses = None
         if shown <= model.max_length:
-            rows = matched_windows(self.val, self.spans, length, stride)
-            losses = token_losses(model, visible(rows[:, :-1], window), rows[:, -stride:])
+            rows = matched_windows(self.val, self.spans, shown, stride)
+            losses = token_losses(model, rows[:, :-1], rows[:, -stride:])
         return self._score(losses, self.spans, SPAN)
 
     def windows(self, model: GPT, length: int, window: int | None = None) -> Score:
@@ -282,7 +282,8 @@ class Retrieval:
         self.tokenizer, self.keys, self.task = tokenizer, keys, tasks.TASKS[task]
         chance = f"{self.task.chance:f}".rstrip("0")
         self.protocols = {task: f"questions, by depth of the answer (chance {chance})"}
-        self.target_set = f"{keys} keys, seed {SEED}"
+        version = f", version {self.task.version}" if self.task.version > 1 else ""
+        self.target_set = f"{keys} keys, seed {SEED}{version}"
 
     @classmethod
     def open(cls, request: Request) -> "Retrieval":

@@ -218,7 +218,8 @@ def _mean_bins(rows: list[Row]) -> list | None:
 def comparable(rows: list[Row]) -> list[Row]:
     """The rows that may stand in one table; the others are counted on stderr.
 
-    Of a protocol those of its newest target set, and at each length those on its newest targets.
+    They are those of the newest target set of their protocol, on the newest targets of their
+    length.
     """
     sets = {row["protocol"]: row["target_set"] for row in rows}
     kept = [row for row in rows if row["target_set"] == sets[row["protocol"]]]

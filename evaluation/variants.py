@@ -22,7 +22,7 @@ class Variant:
 
 
 def variants(config: GPTConfig, scalings: str | None, factor: float) -> list[Variant]:
-    """The variants of a model to score: of a rotary one its scalings, of others what they offer."""
+    """The variants of a model to score: scalings if it rotates, else what its class offers."""
     if scalings is None and (config.rope_scaling != "none" or config.rope_train_len):
         return [Variant(config.rope_scaling, {})]  # as it was tuned
     if any(config.can_scale(kind) for kind in config.encodings):
@@ -49,17 +49,12 @@ def scaling_variants(scalings: str | None, factor: float) -> list[Variant]:
     return offered
 
 
-def tokens(number: str, unit: str, trained: int) -> Fraction:
-    """A number of tokens, or of trained lengths where the unit is x."""
-    return Fraction(number) * (trained if unit else 1)
-
-
 def lengths_of(text: str, trained: int) -> list[int]:
     """Tokens of --lengths: `1024`, or `4x` or `1/4x` the trained length, in rising order."""
     lengths = set()
     for word in text.split(","):
         parts = re.fullmatch(r"([0-9]{1,9}(?:/[1-9][0-9]{0,5})?|[0-9]{0,6}\.[0-9]{1,6})(x?)", word)
-        length = tokens(parts[1], parts[2], trained) if parts else Fraction(0)
+        length = Fraction(parts[1]) * {"x": trained, "": 1}[parts[2]] if parts else Fraction(0)
         if length < 1 or length.denominator > 1:
             rule = "tokens (1024) or trained lengths (4x, 1/4x), whole and at least 1"
             raise ValueError(f"lengths has {word!r}; it must be {rule}")

@@ -152,7 +152,7 @@ def over_seeds(values: np.ndarray, form: str) -> str:
 
 
 def kv_cache(r: Results) -> str:
-    """Along a generation: losses of a forward pass; of a cache their differences, seed by seed."""
+    """Along a generation: losses of a forward pass, and how those of each cache differ, by seed."""
     record = claim_record(r, "kv_cache-prose") | claim_record(r, "kv_cache-keys")
     values = {name: np.array(rows) for name, rows in record.items()}  # (seeds, columns)
     exact, *cached = cache_claim.METHODS
@@ -224,9 +224,9 @@ def revolutions(axes: Axes) -> None:
     inv_freq = rope.frequencies(HEAD_DIM)[0]
     index = np.arange(HEAD_DIM // 2)
     for (task, length), colour in zip(TRAINED.items(), (BLACK, GREEN), strict=True):
-        turns = rope.rotations(inv_freq, length).numpy()
-        axes.plot(index, turns, "o-", color=colour, markersize=3, label=f"{task}, L = {length}")
-        axes.plot(index, 4 * turns, ":", color=colour, lw=1)
+        rotations = rope.rotations(inv_freq, length).numpy()
+        axes.plot(index, rotations, "o-", color=colour, markersize=3, label=f"{task}, L = {length}")
+        axes.plot(index, 4 * rotations, ":", color=colour, lw=1)
     axes.set_yscale("log")
     axes.set_ylim(3e-3, 300)
     axes.axhspan(3e-3, 1, color="0.93", lw=0)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, get_type_hints
 import rope
 from data.training_positions import TRAIN_POSITIONS
 from model import MAX_SIZE, GPTConfig
-from positions import EncodingConfig, PositionConfig, require
+from positions import KNOBS, EncodingConfig, PositionConfig, require
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -368,7 +368,11 @@ def meanings() -> dict[str, str]:
     """What each setting means: the comment beside its field."""
     parts = (rope, EncodingConfig, PositionConfig, GPTConfig, Config)
     source = "".join(inspect.getsource(part) for part in parts)
-    return dict(re.findall(r"^    (\w+): [^#\n]+#\s*(.+)$", source, re.MULTILINE))
+    comments = dict(re.findall(r"^    (\w+): [^#\n]+#\s*(.+)$", source, re.MULTILINE))
+    for name in KNOBS:
+        readers = [scaling for scaling in rope.SCALINGS if name in rope.settings(scaling)]
+        comments[name] = f"{', '.join(readers)}: {comments[name]}"
+    return comments
 
 
 def describe(usage: str) -> str:

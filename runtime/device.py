@@ -88,7 +88,8 @@ def processes() -> Iterator[Process]:
     store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
     yield Process(rank, world, int(os.environ["LOCAL_RANK"]))
-    gc.collect()  # a model that DDP wraps still holds the group, whose threads must not outlive us
+    # A model that DDP wraps still holds the group, whose threads must end before the process.
+    gc.collect()
     # Not in a `finally`: after an error it would wait for the others, which wait for this process.
     dist.destroy_process_group()
 

@@ -92,7 +92,7 @@ def _make(folder: Path) -> int:
 
 
 def resume_if_restarted(config: Config) -> Config:
-    """With resume set where torchrun has restarted the processes of a job, so that its run goes on.
+    """Set resume where torchrun has restarted the processes of a job, so that its run continues.
 
     Only a run that this job itself began is resumed: one that an earlier job left is not touched.
     """

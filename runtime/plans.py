@@ -11,6 +11,7 @@ from data import tasks
 from evaluation.variants import Variant, lengths_of, variants
 from model import GPTConfig
 from runtime import checkpoint
+from runtime.folder import runs
 
 OUT = Path("out")  # whose runs are scored if none is named
 
@@ -55,8 +56,7 @@ def all_plans(args: Namespace) -> list[Plan]:
 
     The newest run that fits the task decides on the dataset, if --dataset does not.
     """
-    folders = [folder for folder in sorted(OUT.glob("*")) if checkpoint.exists(folder)]
-    plans = [plan for folder in folders if (plan := readable_plan(str(folder), args))]
+    plans = [plan for folder in runs(OUT) if (plan := readable_plan(str(folder), args))]
     kept = leave_out(plans, lambda plan: unlike_task(plan, args.task))
     if args.dataset:
         tokenizer = open_dataset(args.dataset, kept, args).meta["tokenizer"] if kept else None
@@ -96,7 +96,7 @@ def newest_file(folder: Path) -> float:
 def unlike_task(plan: Plan, task: str) -> str:
     """Why a run does not fit a task: it was trained on text of a different kind. "" if it fits."""
     trained_on = plan.run["dataset"]
-    # Text that belongs to no task is prose: None.
+    # Prose is not among the tasks; the sizes of one task are of one class.
     fits = type(tasks.TASKS.get(trained_on)) is type(tasks.TASKS.get(task))
     return "" if fits else f"it was trained on {trained_on}, which does not fit --task {task}"
 
@@ -108,7 +108,7 @@ def unlike_tokenizer(plan: Plan, tokenizer: dict[str, object]) -> str:
 def unlike_run(plan: Plan, other: Plan) -> str:
     """Why a run cannot be scored on the dataset of another one. "" if it can."""
     a, b = plan.run["dataset"], other.run["dataset"]
-    if type(tasks.TASKS.get(a)) is type(None) and (a, plan.data) != (b, other.data):
+    if a not in tasks.TASKS and (a, plan.data) != (b, other.data):
         return f"it was trained on {a if a != b else f'other data named {a}'}, {other.path} on {b}"
     return unlike_tokenizer(plan, other.tokenizer)
 

@@ -22,7 +22,7 @@ from runtime import checkpoint
 from runtime.config import Config, with_defaults
 from runtime.device import Process, check_same_on_all_ranks, pick_device, pick_dtype
 
-# What a run may change that starts from another's weights; all else belongs to the weights.
+# Settings that a run with init_from may change; all others belong to the weights.
 FREE = {"block_size", "vocab_size", "dropout", "beyond", "rope_theta", "rope_scaling", *KNOBS}
 FREE |= {"rope_factor", "rope_train_len"}
 ALONE = Process(rank=0, world=1, local_rank=0)
@@ -281,7 +281,8 @@ def config_for_finetuning(config: Config, dataset: data.Dataset, state: dict) ->
     check_same_architecture(config, source, state["path"])
     print_what_changes(config, source, state["path"])
     scales = {source.rope_scaling, config.rope_scaling} != {"none"} or source.rope_train_len
-    if config.pos == "rope" and config.rope_train_len is None and scales:
+    rotates = any(encoding.rotary for encoding in config.encodings.values())
+    if rotates and config.rope_train_len is None and scales:
         config = replace(config, rope_train_len=source.train_len)
     return config
 

@@ -58,13 +58,14 @@ def open_wandb(config: dict, run_id: str, job_type: str, path: Path):
 
 
 def _connect(wandb, config: dict, run_id: str, job_type: str, mode: str | None):
-    """Online where that works, else offline after one line."""
-    if mode != "offline":
-        try:  # without a key, init would ask for one and wait forever
-            mode = "online" if wandb.login(prompt=False) else "offline"
-            return _init(wandb, config, run_id, job_type, mode)
-        except wandb.Error as error:
-            print(f"wandb offline: {_reason(error)}", file=sys.stderr)
+    """Online where that works, else offline after one line; other modes of wandb as they are."""
+    if mode not in (None, "online"):
+        return _init(wandb, config, run_id, job_type, mode)
+    try:  # without a key, init would ask for one and wait forever
+        mode = "online" if wandb.login(prompt=False) else "offline"
+        return _init(wandb, config, run_id, job_type, mode)
+    except wandb.Error as error:
+        print(f"wandb offline: {_reason(error)}", file=sys.stderr)
     return _init(wandb, config, run_id, job_type, "offline")
 
 
@@ -92,7 +93,7 @@ def _init(wandb, config: dict, run_id: str, job_type: str, mode: str):
 
 
 def curve(config: dict, path: Path, rows: list[dict]) -> None:
-    """Mirror one model's scores in wandb: ctx/METRIC over ctx/len, and a table of all rows.
+    """Mirror one model's scores in wandb: ctx/METRIC over ctx/len, and a table of the rows.
 
     rows: of one protocol, each with its mean `score` (None: refused) and its `metric`.
     """
@@ -109,7 +110,7 @@ def curve(config: dict, path: Path, rows: list[dict]) -> None:
 def _table(rows: list[dict]):
     import wandb  # noqa: PLC0415 - as in open_wandb
 
-    columns = list(rows[0])
+    columns = [name for name in rows[0] if name != "scores"]  # one number a span
     return wandb.Table(columns, [[row.get(name) for name in columns] for row in rows])
 
 

@@ -48,10 +48,8 @@ EVALUATION_FLAGS = {  # window_tokens measures nothing here, but is part of what
     "prose": ["--window_tokens=2048"],
     "keys": ["--passkey", "--keys=100"],
 }
-NONE, YARN = (
-    Variant("none", {"rope_scaling": "none"}),
-    Variant("yarn", {"rope_scaling": "dynamic_yarn"}),
-)
+NONE = Variant("none", {"rope_scaling": "none"})
+YARN = Variant("yarn", {"rope_scaling": "dynamic_yarn"})
 AS_TRAINED = Variant("none", {})
 
 Scaling = Callable[[int, float, float, int], rope.Scaled]
