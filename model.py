@@ -98,10 +98,12 @@ class KVCache:
                 f"a cache of {self.length} tokens was filled under interpolation factors "
                 f"{self.factors}, now {factors}; clear it and read the text again"
             )
+        if factors != self.factors:
+            self.tables = {}
         self.factors = factors
 
     def clear(self) -> None:
-        self.length = 0
+        self.length, self.tables = 0, {}
 
 
 class Attention(nn.Module):
@@ -308,7 +310,7 @@ class GPT(nn.Module):
 
     def tables_from(self, cache: KVCache, start: int, end: int) -> dict[str, tuple]:
         """The tables of the tokens read now, cut from those that the cache holds of all."""
-        if start == 0:  # filled from its beginning, perhaps under another factor
+        if not cache.tables:  # new, or the interpolation factors have changed
             whole = torch.arange(cache.size, device=self.wte.weight.device)
             cache.tables = {kind: p.table(whole, end) for kind, p in self.kinds.items()}
         return {kind: p.cut(cache.tables[kind], start, end) for kind, p in self.kinds.items()}

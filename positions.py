@@ -240,7 +240,8 @@ class Rope(Position):
             value = getattr(config, name)  # past these sizes the formulas leave what floats hold
             sane = type(value) is not float or not value or 1e-15 < abs(value) < 1e15
             require(sane, config, name, "of a size from 1e-15 to 1e15")
-        cls(config).frequencies(config.block_size)  # rope.frequencies refuses the rest
+        # rope.frequencies refuses the rest. Not cls(config): parameters would be drawn for it.
+        Rope(config).frequencies(config.block_size)
 
     def frequencies_at(self, factor: float) -> rope.Scaled:
         c = self.config

@@ -190,6 +190,7 @@ def changed(folder, tmp_path, change):
     """A copy of a run's checkpoint with something in it changed."""
     state = checkpoint.read(folder)
     change(state)
+    tmp_path.mkdir(exist_ok=True)
     checkpoint.save(tmp_path, {k: v for k, v in state.items() if k not in ("sha256", "path")})
     return str(tmp_path)
 
@@ -226,16 +227,37 @@ def b64(raw):
 
 
 def test_a_model_that_goes_on_training_is_not_mixed(runs, score, tmp_path, monkeypatch):
-    folder = changed(runs["rope-1"], tmp_path, lambda s: None)
+    """All variants are scored with the weights that were read first, and named by their hash."""
+    flags = ("--lengths=16", "--rope_scaling=none,yarn")
+    expected = {results.key_of(row): row["scores"] for row in score(runs["rope-1"], *flags)}
+    folder = changed(runs["rope-1"], tmp_path / "copy", lambda s: None)
+    (tmp_path / "rows.jsonl").unlink()
     whole = Prose.matched
 
     def meanwhile(self, model, length, window):
-        changed(runs["rope-1"], tmp_path, lambda s: s["model"]["wte.weight"].mul_(2))
+        changed(runs["rope-1"], tmp_path / "copy", lambda s: s["model"]["wte.weight"].mul_(2))
         return whole(self, model, length, window)
 
+    sha = checkpoint.read(folder)["sha256"][:12]
     monkeypatch.setattr(Prose, "matched", meanwhile)
+    rows = score(folder, *flags)
+    assert {results.key_of(row): row["scores"] for row in rows} == expected
+    assert {row["checkpoint_sha"] for row in rows} == {sha}
+
+
+def test_a_run_that_has_changed_since_it_was_planned_is_not_scored(
+    runs, score, tmp_path, monkeypatch
+):
+    folder = changed(runs["rope-1"], tmp_path / "copy", lambda s: None)
+    original = evaluate.check_names
+
+    def meanwhile(plans, rows):
+        changed(runs["rope-1"], tmp_path / "copy", lambda s: s["model"]["wte.weight"].mul_(2))
+        return original(plans, rows)
+
+    monkeypatch.setattr(evaluate, "check_names", meanwhile)
     with pytest.raises(checkpoint.CheckpointError, match="changed meanwhile; start again"):
-        score(folder, "--lengths=16", "--rope_scaling=none,yarn")
+        score(folder, "--lengths=16", "--rope_scaling=none")
 
 
 def test_a_bad_line_is_skipped_and_its_cell_measured_again(runs, score, tmp_path, capsys):

@@ -99,7 +99,8 @@ def test_learned_refuses_in_one_line_and_works_with_its_two_policies(model_in, c
     flag = model_in("learned")
     assert mistake([flag, "--max_len=4x"]) == (
         "learned positions end at 16, the trained length; asked for 64. Ask for 16 at most, set "
-        "beyond to 'interpolate' or 'slide', or take a model with pos 'rope'"
+        "beyond to 'interpolate', show a window (sample.py --beyond slide), or take a model with "
+        "pos 'rope'"
     )
     for policy in ("slide", "interpolate"):
         sample.main([flag, "--max_len=4x", f"--beyond={policy}"])

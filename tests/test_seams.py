@@ -15,7 +15,7 @@ from torch import nn
 import model as model_file
 import rope
 from model import GPT, GPTConfig, KVCache
-from positions import POSITIONS, Position
+from positions import POSITIONS, Position, Rope
 from runtime import checkpoint
 from runtime.setup import make_optimizers
 
@@ -51,6 +51,23 @@ class Forget(Position):
         return queries[..., :, None] - total[..., None, :]  # (B, H, rows, S)
 
 
+class ForgetRope(Forget, Rope):
+    """Both at once: rotated, and gated by each layer's input."""
+
+    rotary, settings = True, Rope.settings
+
+    def __init__(self, config, layer=None, scaled=True):
+        Rope.__init__(self, config, layer, scaled)
+        self.gate = nn.Linear(config.n_embd, config.n_head)
+
+    def rotate(self, q, k, at):
+        cos_sin = type(at)(at.order, at.positions, at.T, self.table(at.query_positions, at.length))
+        return Rope.rotate(self, q, k, cos_sin)
+
+    def logit_scale(self, at):
+        return 1.0
+
+
 class Shaw(Position):
     """Parameters that all layers share: a learned bias for each distance up to 7."""
 
@@ -69,7 +86,7 @@ class Scaled(Position):
         return (at.query_positions + 2).double().log()[:, None]  # (T, 1)
 
 
-THROWAWAYS = {"forget": Forget, "shaw": Shaw, "scaled": Scaled}
+THROWAWAYS = {"forget": Forget, "both": ForgetRope, "shaw": Shaw, "scaled": Scaled}
 
 
 @pytest.fixture(autouse=True)

@@ -178,6 +178,11 @@ def test_fine_tuning_to_a_longer_context_scales_from_the_first_length(flags, tmp
     third = run(flags, f"--init_from={second}", *longer, folder=tmp_path / "third")
     config = checkpoint.load(third)[0].config
     assert (config.rope_train_len, config.block_size, config.factor) == (16, 128, 8.0)
+    layered = ["--pos=none", "--global_pos=rope", "--layers=LG", "--max_iters=1"]
+    first_layered = run(flags, *layered, folder=tmp_path / "layered")
+    dynamic = [f"--init_from={first_layered}", "--block_size=64", "--rope_scaling=dynamic_yarn"]
+    second = run(flags, *layered, *dynamic, "--eval_tokens=512", folder=tmp_path / "dynamic")
+    assert checkpoint.load(second)[0].config.rope_train_len == 16
     zero = ["--learning_rate=0", "--min_lr=0", "--weight_decay=0", "--max_iters=1"]
     same = run(flags, f"--init_from={first}", *longer, *zero, folder=tmp_path / "same")
     for name, weight in checkpoint.load(first)[0].state_dict().items():

@@ -37,7 +37,7 @@ class StaleCache(KVCache):
     """A cache that keeps what it holds when the interpolation factor changes."""
 
     def check(self, factors: tuple[float, ...]) -> None:
-        pass
+        self.tables = {}  # the next token is rotated under the present factor
 
 
 class RotatedOnRead(Attention):

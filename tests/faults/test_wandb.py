@@ -49,6 +49,17 @@ def test_online_without_a_key_never_prompts(flags, tmp_path, monkeypatch, capsys
     run(flags, "--wandb=online")
 
 
+@pytest.mark.parametrize("mode", ["dryrun", "offline"])
+def test_modes_of_wandb_that_upload_nothing_never_log_in(flags, monkeypatch, offline_wandb, mode):
+    import wandb  # noqa: PLC0415 - as in conftest
+
+    monkeypatch.setattr(wandb, "login", lambda **_: pytest.fail("it logged in"))
+    monkeypatch.setenv("WANDB_MODE", mode)
+    run(flags, "--wandb=auto")
+    wandb.teardown()  # it would keep the mode for the next test
+    assert len(list(offline_wandb.glob("offline-run-*"))) == 1
+
+
 def test_a_key_without_a_server_ends_up_offline_within_seconds(
     flags, tmp_path, monkeypatch, capsys
 ):
