@@ -5,6 +5,9 @@ length up to 1/64 less). windows: text cut into windows of each length, all thei
 position: the loss along the longest window. A task (--task) asks questions instead.
 """
 
+if __name__ == "__main__":
+    import runtime.start  # noqa: F401 - before torch
+
 import json
 import sys
 import time

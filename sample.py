@@ -1,10 +1,14 @@
 """Text out of a checkpoint, also past its trained length: `python sample.py --max_len 4x`."""
 
+if __name__ == "__main__":
+    import runtime.start  # noqa: F401 - before torch
+
 import codecs
+import os
 import re
 import sys
 import time
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 
 import torch
 
@@ -20,11 +24,13 @@ MAX_PROMPT = 4 * MAX_LEN  # bytes: of UTF-8, four make a character at most
 def parse(argv: list[str]) -> Namespace:
     parser = errors.Parser(prog="python sample.py", description=__doc__)
     add = parser.add_argument
-    add("--out_dir", help="run folder or checkpoint (default: the newest run in out/)")
-    text = "tokens in the text, prompt included: 1024, or 4x the trained length (default: 1x)"
-    add("--max_len", default="1x", help=text)
+    text = "run folder or checkpoint (default: the newest run in out/)"
+    add("run", nargs="?", default=SUPPRESS, metavar="RUN", help=text)
+    add("--out_dir", dest="run", help="the same")
+    text = "tokens in the text, prompt included: 1024, or 4x the length that the model was first "
+    add("--max_len", help=f"{text}trained at (default: the length it was last trained at)")
     add("--prompt", help="text to continue (default: the start of a document)")
-    add("--prompt_file", metavar="F", help="a UTF-8 file to continue")
+    add("--prompt_file", metavar="F", help="a UTF-8 file to continue; - reads stdin")
     add("--rope_scaling", help="none, linear, ntk, ntk_by_parts, yarn, llama3; or dynamic_...")
     text = "scale factor (default: auto, which is max_len / trained length)"
     add("--rope_factor", default="auto", help=text)
@@ -52,7 +58,7 @@ def parse(argv: list[str]) -> Namespace:
 
 
 def length_of(text: str, trained: int) -> int:
-    """Tokens meant by --max_len: `1024`, or `4x` the trained length."""
+    """Tokens meant by --max_len: `1024`, or `4x` the length `trained`."""
     meant = re.fullmatch(r"([0-9]{1,9})(x?)", text)  # ASCII digits alone: int() takes others too
     length = int(meant[1]) * (trained if meant[2] else 1) if meant else 0
     if not 1 <= length <= MAX_LEN:
@@ -87,7 +93,7 @@ def scaled_config(config: GPTConfig, args: Namespace, max_len: int) -> GPTConfig
 def text_of(name: str) -> str:
     """A prompt file's text with plain newlines, as `--input` reads its files."""
     try:
-        with open(name, "rb") as file:
+        with open("/dev/stdin" if name == "-" else os.path.expanduser(name), "rb") as file:
             raw = file.read(MAX_PROMPT + 1)  # not all of it: /dev/zero never ends
         if len(raw) > MAX_PROMPT:
             raise ValueError(f"prompt_file {name} has more than {MAX_PROMPT:,} bytes; shorten it")
@@ -138,6 +144,8 @@ class Stream:
         if place == self.trained:
             sys.stdout.flush()
             print(f"\n[{self.trained} tokens: the trained length ends here]", file=sys.stderr)
+        if place == 0 and token == self.tokenizer.end_of_text:
+            return  # the start of a document is no text
         known = token < self.tokenizer.vocab_size  # a padded vocabulary has more rows than tokens
         raw = self.tokenizer.decode_bytes([token]) if known else b"\xff"
         print(self.decoder.decode(raw), end="", flush=self.live)
@@ -177,10 +185,10 @@ def window_of(args: Namespace, state: dict, config: GPTConfig) -> int | None:
 
 def main(argv: list[str]) -> None:
     args = parse(argv)
-    state = checkpoint.read(args.out_dir or checkpoint.newest_run())
+    state = checkpoint.read(args.run or checkpoint.newest_run())
     config = checkpoint.config_of(state)
     trained = config.block_size
-    max_len = length_of(args.max_len, trained)
+    max_len = trained if args.max_len is None else length_of(args.max_len, config.train_len)
     window = window_of(args, state, config)
     config = scaled_config(config, args, max_len)
     tokenizer = from_meta(state.get("tokenizer"))

@@ -7,12 +7,15 @@ uninterrupted one bit for bit, and processes can share the micro-steps of a step
 Letters: B batch, T block_size.
 """
 
+if __name__ == "__main__":
+    import runtime.start  # noqa: F401 - before torch
+
 import math
+import shlex
 import signal
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -24,17 +27,11 @@ import data
 from configs import Config
 from data.training_positions import draw_positions
 from model import GPT
-from runtime import checkpoint, errors
-from runtime.config import describe
+from runtime import checkpoint, errors, folder
 from runtime.device import Stop, processes, to_device
 from runtime.errors import DivergedError, TooLargeError
-from runtime.folder import (
-    claim_folder,
-    enter_folder,
-    leave_folder,
-    resume_if_restarted,
-    update_status,
-)
+from runtime.folder import claim_folder, enter_folder, leave_folder, resume_if_restarted
+from runtime.help import describe
 from runtime.log import Log, NoLog
 from runtime.setup import Run, setup, split_batch
 
@@ -46,7 +43,6 @@ A config file holds `key = value` lines; a later file goes over an earlier one, 
   torchrun --standalone --nproc_per_node=2 train.py CONFIG.py"""
 
 MAX_SKIPPED = 50  # steps in a row that float16 may overflow
-UNTOUCHED = "the last checkpoint is untouched. Lower learning_rate"
 
 
 def main(argv: list[str], make: type[GPT] = GPT) -> int:
@@ -96,7 +92,7 @@ def start_log(run: Run) -> Log | NoLog:
     # Rows of later steps are dropped: a run that was killed wrote them after its last checkpoint.
     # The row of a step whose evaluation is due has not been written yet.
     last_row = run.iter - 1 if run.evaluation_due else run.iter
-    return Log(run.config.folder, asdict(run.config), last_row, run.run_id)
+    return Log(run.config, last_row, run.run_id)
 
 
 def loop(run: Run, log: Log | NoLog, stop: Stop) -> signal.Signals | None:
@@ -226,7 +222,12 @@ def check_finite(run: Run, loss: Tensor, norm: Tensor) -> None:
         return
     lr = learning_rate(run.config, run.iter)
     values = f"loss {loss:.3g}, grad norm {norm:.3g}, lr {lr:.3g}"
-    raise DivergedError(f"non-finite loss at step {run.iter} ({values}); {UNTOUCHED}")
+    raise diverged(run, f"non-finite loss at step {run.iter} ({values})")
+
+
+def diverged(run: Run, what: str) -> DivergedError:
+    kept = "the last checkpoint is untouched" if run.saved else "nothing was saved yet"
+    return DivergedError(f"{what}; {kept}. Lower learning_rate")
 
 
 def apply_gradients(run: Run) -> None:
@@ -276,7 +277,7 @@ def held_out_losses(run: Run, stop: Stop) -> dict[str, float]:
     with run.autocast:
         losses = run.held_out.losses(run.model, lambda: stop.received)
     if not math.isfinite(losses.get("val/loss", 0.0)):
-        raise DivergedError(f"non-finite val/loss at step {run.iter}; {UNTOUCHED}")
+        raise diverged(run, f"non-finite val/loss at step {run.iter}")
     return losses
 
 
@@ -287,10 +288,10 @@ def save(run: Run, ends: bool) -> None:
     # A checkpoint that cannot be used must not take the place of a good one.
     for name, weight in run.model.named_parameters():
         if not weight.isfinite().all():
-            raise DivergedError(f"{name} is not finite at step {run.iter}; {UNTOUCHED}")
+            raise diverged(run, f"{name} is not finite at step {run.iter}")
     try:
-        checkpoint.save(run.config.folder, run.state())
-        update_status(run.config.folder, iter=run.iter)
+        folder.save(run.config, run.state(), first=not run.saved)
+        run.saved = True
     except checkpoint.SaveError as error:
         if ends:
             raise
@@ -316,10 +317,12 @@ def start_line(run: Run) -> str:
 
 def end_line(run: Run, stop_signal: signal.Signals | None) -> str:
     folder, done = run.config.folder, f"step {run.iter} of {run.config.max_iters}"
+    where = f"--out_dir {shlex.quote(str(folder))}"
     if stop_signal is not None:
-        return f"stopped by {stop_signal.name} at {done}, saved {folder}; add --resume to go on"
+        stopped = f"stopped by {stop_signal.name} at {done}, saved {folder}"
+        return f"{stopped}; python train.py --resume {where} continues it"
     longest = "4x" if run.model.max_length == math.inf else "1x"
-    return f"saved {folder} at {done}; python sample.py --out_dir {folder} --max_len {longest}"
+    return f"saved {folder} at {done}; python sample.py {where} --max_len {longest}"
 
 
 if __name__ == "__main__":

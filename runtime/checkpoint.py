@@ -42,11 +42,11 @@ class SaveError(OSError):
     """A checkpoint that could not be written. Those before it are untouched."""
 
 
-def save(folder: Path, state: dict) -> Path:
+def save(folder: Path, state: dict, keep_previous: bool = True) -> Path:
     """Write `state` (tensors and plain Python values) as the newest checkpoint of a folder.
 
-    A crash at any moment leaves the newest or the previous one whole, and so does SaveError, which
-    is raised where the file cannot be written (disk full).
+    The newest so far becomes the previous one, or is overwritten. A crash at any moment leaves one
+    of them whole, and so does SaveError, which is raised where the file cannot be written.
     """
     buffer = io.BytesIO()  # in memory first: torch.save hides the error of a full disk
     torch.save(state, buffer)
@@ -58,8 +58,10 @@ def save(folder: Path, state: dict) -> Path:
             file.write(buffer.getbuffer())
             file.flush()
             os.fsync(file.fileno())
+        if not keep_previous:
+            (folder / PREVIOUS).unlink(missing_ok=True)
         # A damaged newest must not take the place of the good one before it.
-        if newest.exists() and _is_whole(newest):
+        elif newest.exists() and _is_whole(newest):
             os.replace(newest, folder / PREVIOUS)
         os.replace(fresh, newest)
         data.sync_folder(folder)
@@ -168,7 +170,7 @@ def read(path: str | Path) -> dict:
 
     state["window"] is set where a text must be shown through a window: see `_without_slide`.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     return _read_folder(path) if path.is_dir() else read_file(path)
 
 
@@ -271,12 +273,6 @@ def describe(model: GPT) -> dict:
 
 def exists(folder: Path) -> bool:
     return any((folder / name).exists() for name in (NEWEST, PREVIOUS))
-
-
-def remove(folder: Path) -> None:
-    """Delete a run's checkpoints, before a new run starts in its folder."""
-    for name in (NEWEST, PREVIOUS, FRESH):
-        (folder / name).unlink(missing_ok=True)
 
 
 def newest_run(root: str | Path = "out") -> Path:

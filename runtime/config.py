@@ -6,21 +6,18 @@ A config file holds `key = value` lines. It is read as data: nothing in it is ex
 import ast
 import difflib
 import hashlib
-import inspect
 import json
 import operator
 import re
-import shutil
-import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_type_hints
 
-import rope
 from data.training_positions import TRAIN_POSITIONS
 from model import MAX_SIZE, GPTConfig
-from positions import KNOBS, EncodingConfig, PositionConfig, require
+from positions import require
+from runtime import checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +53,7 @@ class Config(GPTConfig):
     compile: bool = False  # torch.compile the model
     seed: int = 1337  # of weights, batches and dropout
     wandb: str = "auto"  # auto, online, offline or disabled
-    wandb_project: str = "nanorope"  # the wandb project that gets the curves of all runs
+    wandb_project: str | None = None  # that gets the curves (None: WANDB_PROJECT, else nanorope)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,7 +72,7 @@ class Config(GPTConfig):
     @property
     def folder(self) -> Path:
         """The run's folder."""
-        return Path(self.out_dir or Path("out") / (self.name or self.pos))
+        return Path(self.out_dir or Path("out") / (self.name or self.pos)).expanduser()
 
     @property
     def determining(self) -> dict[str, object]:
@@ -125,6 +122,7 @@ FORMAT_1 = set(
     "batch_size gradient_accumulation_steps optimizer learning_rate min_lr warmup_iters "
     "lr_decay_iters weight_decay beta1 beta2 grad_clip dtype seed".split()
 )
+CONFIG = "config.json"  # in a run's folder: all of its settings
 MAX_FILE = 65536  # bytes of a config file: a larger file is not a config
 PLAIN = "with a number, a text, True, False or None; a config is data and is never run"
 ARITHMETIC = {
@@ -198,7 +196,8 @@ def load(argv: list[str]) -> Config:
 
     A later file wins over an earlier one, a flag over every file. The run is named after its
     files unless one of them or a flag names it. Raises ValueError with one sentence that says
-    which setting is wrong and where it was set.
+    which setting is wrong and where it was set. With --resume the settings that are left out are
+    those of the run, and the run is the newest one unless a setting names it.
     """
     files, flags = _split(argv)
     settings: dict[str, Setting] = {}
@@ -208,6 +207,15 @@ def load(argv: list[str]) -> Config:
     for file in files:
         settings |= _by_name(_read_file(file))
     settings |= _by_name(_read_flags(flags))
+    config = _build(settings)
+    if config.resume:
+        named = settings.keys() & {"name", "out_dir", "pos"}
+        folder = config.folder if named else checkpoint.newest_run()
+        config = _build(_settings_of_run(folder) | settings)
+    return config
+
+
+def _build(settings: dict[str, Setting]) -> Config:
     try:
         return Config(**{name: setting.value for name, setting in settings.items()})
     except ValueError as error:
@@ -215,6 +223,23 @@ def load(argv: list[str]) -> Config:
         if name not in settings:
             raise
         raise ValueError(f"{error} ({settings[name].origin})") from None
+
+
+def _settings_of_run(folder: Path) -> dict[str, Setting]:
+    """The settings that the run in a folder was started with; none where it has no config.json."""
+    path, settings = folder / CONFIG, {}
+    if path.exists():
+        try:
+            settings = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise ValueError(f"{path} is damaged; remove it and give the run's settings") from None
+    if settings.get("beyond") == "slide":  # see checkpoint._without_slide
+        settings["beyond"] = "extend"
+    # The folder may have been moved, and what the start did is done.
+    settings |= {"out_dir": str(folder), "resume": True, "overwrite": False}
+    for name in settings:
+        _type_of(name, str(path))
+    return {name: Setting(value, str(path)) for name, value in settings.items()}
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -359,32 +384,3 @@ def _number(node: ast.expr) -> int | float:
     if type(value) not in (int, float):
         raise ValueError("not a number")
     return value
-
-
-# ---- help ----------------------------------------------------------------------------------------
-
-
-def meanings() -> dict[str, str]:
-    """What each setting means: the comment beside its field."""
-    parts = (rope, EncodingConfig, PositionConfig, GPTConfig, Config)
-    source = "".join(inspect.getsource(part) for part in parts)
-    comments = dict(re.findall(r"^    (\w+): [^#\n]+#\s*(.+)$", source, re.MULTILINE))
-    for name in KNOBS:
-        readers = [scaling for scaling in rope.SCALINGS if name in rope.settings(scaling)]
-        comments[name] = f"{', '.join(readers)}: {comments[name]}"
-    return comments
-
-
-def describe(usage: str) -> str:
-    """The text of --help: usage, then every setting with its default and its meaning."""
-    lines, comments = [usage, ""], meanings()
-    width = shutil.get_terminal_size((100, 24)).columns - 1
-    for name, default in DEFAULTS.items():
-        setting, meaning = f"  --{name}={default}", comments[name]
-        line = f"{setting:<34} {meaning}"
-        if len(line) <= width:
-            lines.append(line)
-        else:
-            wrapped = textwrap.wrap(meaning, max(width - 6, 20))
-            lines += [setting, *(f"      {part}" for part in wrapped)]
-    return "\n".join(lines)

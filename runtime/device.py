@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
@@ -47,13 +47,17 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     """auto: bfloat16 where the hardware multiplies it, else float16 on CUDA, else float32."""
     if name != "auto":
         return getattr(torch, name)
+    if multiplies_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the device has units for bfloat16; others emulate it, ten times slower."""
     if device.type == "cuda":
-        native, otherwise = torch.cuda.is_bf16_supported(including_emulation=False), torch.float16
-    else:
-        units = torch.cpu.get_capabilities()
-        native = device.type == "cpu" and (units.get("avx512_bf16") or units.get("amx_bf16"))
-        otherwise = torch.float32
-    return torch.bfloat16 if native else otherwise
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    units = torch.cpu.get_capabilities()
+    return device.type == "cpu" and bool(units.get("avx512_bf16") or units.get("amx_bf16"))
 
 
 def to_device(ids: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -67,10 +71,11 @@ def to_device(ids: np.ndarray, device: torch.device) -> torch.Tensor:
 def commit() -> str | None:
     """The commit of this code, `-dirty` where files differ; None where git cannot tell."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    root = Path(__file__).parent.parent
+    # Not the commit of another repository that this folder may lie in.
+    environment = os.environ | {"GIT_CEILING_DIRECTORIES": str(root.parent)}
     try:
-        done = subprocess.run(
-            command, cwd=Path(__file__).parent.parent, capture_output=True, check=False
-        )
+        done = subprocess.run(command, cwd=root, env=environment, capture_output=True, check=False)
     except OSError:
         return None
     return done.stdout.decode().strip() or None
@@ -110,13 +115,14 @@ def check_same_on_all_ranks(values: dict[str, object]) -> None:
 
 
 class Stop:
-    """SIGTERM and Ctrl-C end a run after its step; a second Ctrl-C ends it at once."""
+    """SIGTERM, SIGHUP and Ctrl-C end a run after its step; a second Ctrl-C ends it at once."""
 
     def __init__(self):
         self.received: signal.Signals | None = None  # by this process
         self.handlers_before = {
             number: signal.signal(number, self._receive)
-            for number in (signal.SIGTERM, signal.SIGINT)
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+            if signal.getsignal(number) != signal.SIG_IGN  # nohup ignores SIGHUP
         }
 
     def release(self) -> None:
@@ -128,6 +134,10 @@ class Stop:
         if number == self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+        if number == signal.SIGINT:
+            # Not print: the signal may have come in the middle of one.
+            with suppress(OSError):
+                os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
     def on_any_process(self, device: torch.device) -> signal.Signals | None:
         """The signal that some process has received, or None: the same answer in all of them.

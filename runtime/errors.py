@@ -5,9 +5,14 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
+from typing import TextIO
 
 DONE, LOST, USAGE, DATA, CHECKPOINT, DIVERGED, RESOURCES, BUSY = range(8)
-INTERRUPTED, TERMINATED = 130, 143  # 128 + the signal, as shells have it
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have it
+OF_TORCH = {
+    "InvalidCxxCompiler": "compile needs a C++ compiler; install g++, or leave compile out",
+}
 
 
 class TooLargeError(ValueError):
@@ -23,9 +28,11 @@ class DivergedError(ValueError):
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, before a run has begun that could be saved."""
+    """SIGTERM or SIGHUP, before a run has begun that could be saved."""
 
-    exit_code = TERMINATED
+    def __init__(self, number: signal.Signals):
+        super().__init__(f"stopped by {number.name}")
+        self.exit_code = 128 + number
 
 
 class Parser(argparse.ArgumentParser):
@@ -35,6 +42,8 @@ class Parser(argparse.ArgumentParser):
         super().__init__(allow_abbrev=False, **settings)
 
     def error(self, message: str) -> None:
+        if "expected one argument" in message:  # also where the value begins with a dash
+            raise ValueError(f"{message}: write it as --flag='VALUE'")
         raise ValueError(f"{message}; --help lists all flags")
 
 
@@ -62,7 +71,7 @@ def _lost_process(error: BaseException) -> bool:
 
 def message(error: BaseException) -> str:
     """One line that says what is wrong and what would be right."""
-    text = _message_of_others(error) or str(error)
+    text = OF_TORCH.get(type(error).__name__) or _message_of_others(error) or str(error)
     if isinstance(error, KeyboardInterrupt):
         text = text or "stopped by Ctrl-C"
     return " ".join(text.split()) or type(error).__name__
@@ -81,23 +90,81 @@ def _message_of_others(error: BaseException) -> str | None:
 
 def _terminate(number: int, frame) -> None:
     # An exception, so that temporary files are removed as after Ctrl-C.
-    raise Terminated("stopped by SIGTERM")
+    raise Terminated(signal.Signals(number))
+
+
+class Tolerant:
+    """A stream whose reader may be gone and whose disk may be full: what cannot be written is lost.
+
+    stderr is one, because what a command says about its work must not end the work.
+    """
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self.stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self.stream.flush()
+
+    def __getattr__(self, name: str):
+        return getattr(self.stream, name)
+
+
+def prepare_streams() -> None:
+    """stdout and stderr that can be written to: in any encoding, and also where one is closed."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115 - for the whole process
+        stream.reconfigure(errors="replace")
+        setattr(sys, name, stream)
+    sys.stderr = Tolerant(sys.stderr)
+
+
+def discard(stream: TextIO) -> None:
+    """From now on nothing that is written to the stream arrives, and nothing fails."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def run(main: Callable[[list[str]], int | None]) -> None:
     """Run `main(argv)` and leave the process with its exit code; `--debug` keeps the traceback."""
     argv = [word for word in sys.argv[1:] if word != "--debug"]
     debug = len(argv) < len(sys.argv) - 1
+    prepare_streams()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it
+        signal.signal(signal.SIGHUP, _terminate)
     try:
         code = main(argv) or DONE
         sys.stdout.flush()
-    except BrokenPipeError:  # `python sample.py | head` is not an error; silence Python's own flush
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # `python sample.py | head` is not an error
+        discard(sys.stdout)
         code = DONE
     except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
         print(f"error: {message(error)}", file=sys.stderr)
         code = exit_code(error)
+    _leave(code)
+
+
+def _flush(stream: TextIO | None) -> None:
+    """Write what is left, or else drop it: Python's own flush would fail too, with code 120."""
+    try:
+        if stream is not None:
+            stream.flush()
+    except OSError:
+        discard(stream)
+
+
+def _leave(code: int) -> None:
+    _flush(sys.__stdout__)
+    _flush(sys.__stderr__)
+    if code and "RANK" in os.environ:
+        # The threads of a process group that an error has left behind would abort the exit.
+        os._exit(code)
     sys.exit(code)

@@ -1,6 +1,7 @@
 """A run's folder: claimed by one process, with config.json and status.json beside the checkpoints.
 
-status.json says how the run stands: state, iter (the step saved last), exit_code, pid, launcher.
+status.json says how the run stands: state, iter (the step that it saved last), exit_code, pid,
+launcher. What an overwritten run left stays until the first save of the run that overwrites it.
 """
 
 import errno
@@ -15,9 +16,9 @@ from pathlib import Path
 import torch.distributed as dist
 
 from runtime import checkpoint, errors
-from runtime.config import Config
+from runtime.config import CONFIG, Config
 
-STATES = {errors.DONE: "done", errors.INTERRUPTED: "stopped", errors.TERMINATED: "stopped"}
+STATUS, METRICS, FRESH_METRICS = "status.json", "metrics.jsonl", "metrics.tmp"
 
 
 class BusyError(ValueError):
@@ -32,17 +33,21 @@ def runs(root: str | Path = "out") -> list[Path]:
 
 
 def update_status(folder: Path, **changes: object) -> None:
-    path = folder / "status.json"
-    fresh = path.with_suffix(".tmp")
     with suppress(OSError):  # on a full disk the run goes on; a failed save says that it is full
-        fresh.write_text(json.dumps(read_status(folder) | changes) + "\n")
-        os.replace(fresh, path)
+        _write(folder / STATUS, json.dumps(read_status(folder) | changes))
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file as a whole: what it held stays where the disk is full."""
+    fresh = path.with_suffix(".tmp")
+    fresh.write_text(text + "\n", encoding="utf-8")
+    os.replace(fresh, path)
 
 
 def read_status(folder: Path) -> dict:
     """What status.json says; {} where it is missing or is not ours."""
     try:
-        return dict(json.loads((folder / "status.json").read_text()))
+        return dict(json.loads((folder / STATUS).read_text()))
     except (OSError, ValueError, TypeError):
         return {}
 
@@ -63,8 +68,19 @@ def claim_folder(config: Config) -> Iterator[None]:
         raise BusyError(
             f"{folder} is in use by another run (pid {pid}); choose another out_dir"
         ) from None
+    except BaseException:
+        _remove_if_unused(folder)
+        raise
     finally:
         os.close(descriptor)
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """A start that was refused leaves nothing behind."""
+    if read_status(folder).keys() == {"pid"}:
+        (folder / STATUS).unlink()
+        with suppress(OSError):  # other files may lie in it
+            folder.rmdir()
 
 
 def _check_is_ours(config: Config) -> None:
@@ -94,10 +110,11 @@ def _make(folder: Path) -> int:
 def resume_if_restarted(config: Config) -> Config:
     """Set resume where torchrun has restarted the processes of a job, so that its run continues.
 
-    Only a run that this job itself began is resumed: one that an earlier job left is not touched.
+    Only what this job itself has saved is resumed: a run that an earlier job left is not touched.
     """
     restarted = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-    ours = read_status(config.folder).get("launcher") == os.getppid()
+    status = read_status(config.folder)
+    ours = status.get("launcher") == os.getppid() and status.get("iter") is not None
     resume = [restarted and ours and checkpoint.exists(config.folder)]
     if dist.is_initialized():
         dist.broadcast_object_list(resume)  # as the first process sees the folder
@@ -105,13 +122,36 @@ def resume_if_restarted(config: Config) -> Config:
 
 
 def enter_folder(config: Config) -> None:
-    """Nothing can fail before the first step now: remove an overwritten run, write config.json."""
+    """Nothing can fail before the first step now: say that the run is under way."""
+    began = {"state": "running", "exit_code": None, "pid": os.getpid(), "launcher": os.getppid()}
     if not config.resume:
-        checkpoint.remove(config.folder)
-    text = json.dumps(asdict(config), indent=1)
-    (config.folder / "config.json").write_text(text + "\n")
-    update_status(config.folder, state="running", exit_code=None, launcher=os.getppid())
+        began["iter"] = None
+    update_status(config.folder, **began)
+    if not holds_another_run(config):
+        write_config(config)
+
+
+def holds_another_run(config: Config) -> bool:
+    """Before the first save: whether it will overwrite a run."""
+    return checkpoint.exists(config.folder) and not config.resume
+
+
+def write_config(config: Config) -> None:
+    _write(config.folder / CONFIG, json.dumps(asdict(config), indent=1))
+
+
+def save(config: Config, state: dict, first: bool) -> None:
+    """Write a checkpoint. The first one of a run takes the place of all that another run left."""
+    folder, overwrites = config.folder, first and holds_another_run(config)
+    checkpoint.save(folder, state, keep_previous=not overwrites)
+    if overwrites:
+        os.replace(folder / FRESH_METRICS, folder / METRICS)
+        with suppress(OSError):
+            write_config(config)
+    update_status(folder, iter=state["iter"])
 
 
 def leave_folder(config: Config, code: int) -> None:
-    update_status(config.folder, state=STATES.get(code, "failed"), exit_code=code)
+    by_signal = code > 128
+    state = "done" if code == errors.DONE else "stopped" if by_signal else "failed"
+    update_status(config.folder, state=state, exit_code=code)

@@ -4,8 +4,11 @@ import json
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
+from runtime.config import Config
+from runtime.folder import FRESH_METRICS, METRICS, holds_another_run
 from runtime.wandb_mirror import Mirror
 
 SHORT = {"train/loss": "train", "val/loss": "val", "val/loss_2x": "2x", "val/loss_4x": "4x"}
@@ -14,17 +17,18 @@ SHORT = {"train/loss": "train", "val/loss": "val", "val/loss_2x": "2x", "val/los
 class Log:
     """Rows of one run. Only the first process of a run makes one.
 
-    `start` is the last step whose row is kept: the later ones will be written again.
+    `start` is the last step whose row is kept: the later ones will be written again. Where the run
+    overwrites another, that one's rows stay until `folder.save` puts these in their place.
     """
 
-    def __init__(self, folder: Path, config: dict, start: int, run_id: str):
-        self.path = folder / "metrics.jsonl"
-        self.total, self.start, self.began = config["max_iters"], start, time.monotonic()
-        fresh = self.path.with_suffix(".tmp")
-        fresh.write_text("".join(_rows_until(start, self.path)))
-        os.replace(fresh, self.path)
-        self.file = open(self.path, "a")  # noqa: SIM115 - open for as long as the run
-        self.mirror = Mirror(config, run_id, "train", self.path)
+    def __init__(self, config: Config, start: int, run_id: str):
+        self.path, fresh = config.folder / METRICS, config.folder / FRESH_METRICS
+        self.total, self.start, self.began = config.max_iters, start, time.monotonic()
+        fresh.write_text("".join(_rows_until(start, self.path)), encoding="utf-8")
+        self.file = open(fresh, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the run
+        if not holds_another_run(config):
+            os.replace(fresh, self.path)
+        self.mirror = Mirror(asdict(config), run_id, "train", self.path)
 
     def row(self, row: dict[str, float | int]) -> None:
         """Write and show one row; its `iter` is the number of optimizer steps done."""
@@ -71,7 +75,10 @@ class NoLog:
 def _print(text: str) -> None:
     try:
         print(text, end="", flush=True)
-    except BrokenPipeError:  # `python train.py | head`: the reader is gone, the run goes on
+    except OSError as error:
+        # `python train.py | head`, a full disk, a closed terminal: the run goes on without it.
+        if not isinstance(error, BrokenPipeError):
+            print(f"stdout: {error.strerror}; rows go to {METRICS} alone", file=sys.stderr)
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the rest of the process
 
 
@@ -80,7 +87,7 @@ def _rows_until(start: int, path: Path) -> list[str]:
     if not start or not path.exists():
         return []
     rows = []
-    for line in path.read_text(errors="replace").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         step = _step_of(line)
         if step is None:
             print(f"{path}: a torn row was left out", file=sys.stderr)

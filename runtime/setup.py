@@ -1,8 +1,6 @@
 """From a Config to a Run: machine, data, weights and optimizers in place for the first step."""
 
-import re
 import sys
-import time
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -20,7 +18,14 @@ from model import GPT, GPTConfig
 from positions import KNOBS, check_factor, require
 from runtime import checkpoint
 from runtime.config import Config, with_defaults
-from runtime.device import Process, check_same_on_all_ranks, pick_device, pick_dtype
+from runtime.device import (
+    Process,
+    check_same_on_all_ranks,
+    multiplies_bfloat16,
+    pick_device,
+    pick_dtype,
+)
+from runtime.wandb_mirror import new_id
 
 # Settings that a run with init_from may change; all others belong to the weights.
 FREE = {"block_size", "vocab_size", "dropout", "beyond", "rope_theta", "rope_scaling", *KNOBS}
@@ -49,6 +54,7 @@ class Run:
     skipped: int = 0  # how many of the last steps had no effect, because float16 overflowed
     row: dict = field(default_factory=dict)  # of step `iter`, while its evaluation is due
     window: int | None = None  # tokens that sample.py shows the model (see checkpoint.read)
+    saved: bool = False  # whether there is a checkpoint of this run
 
     @property
     def evaluation_due(self) -> bool:
@@ -65,7 +71,7 @@ class Run:
         window = {} if self.window is None else {"window": self.window}
         return {
             **checkpoint.describe(self.model),
-            **numerics(self.device, self.dtype),
+            **numerics(self.config, self.device, self.dtype),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.scaler.state_dict(),
             "iter": self.iter,
@@ -94,6 +100,7 @@ class Run:
         self.iter, self.skipped, self.run_id = state["iter"], state["skipped"], state["run_id"]
         self.row = state.get("row", {})  # the first checkpoints of format 1 lack it
         self.window = state.get("window")
+        self.saved = True
 
 
 def setup(config: Config, process: Process = ALONE, make: type[GPT] = GPT) -> Run:
@@ -119,7 +126,7 @@ def setup(config: Config, process: Process = ALONE, make: type[GPT] = GPT) -> Ru
         optimizers=make_optimizers(config, model, device),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
         held_out=HeldOut(model, dataset, config.eval_tokens),
-        run_id=new_run_id(config),
+        run_id=new_id(config.folder.name),
     )
     if config.resume:
         run.restore(state)
@@ -133,7 +140,11 @@ def setup(config: Config, process: Process = ALONE, make: type[GPT] = GPT) -> Ru
 def choose_machine(config: Config, process: Process) -> tuple[torch.device, torch.dtype]:
     split_batch(config, process.world)  # refused before anything is loaded
     device = pick_device(config.device, process.local_rank)
-    return device, pick_dtype(config.dtype, device)
+    dtype = pick_dtype(config.dtype, device)
+    slow = device.type == "cpu" and dtype != torch.float32 and not multiplies_bfloat16(device)
+    if slow and process.rank == 0:
+        print(f"this CPU emulates {config.dtype}: float32 is faster here", file=sys.stderr)
+    return device, dtype
 
 
 def split_batch(config: Config, world: int) -> tuple[int, int]:
@@ -149,9 +160,10 @@ def split_batch(config: Config, world: int) -> tuple[int, int]:
     )
 
 
-def numerics(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
-    """What the last digits of a run's numbers depend on, apart from its settings."""
+def numerics(config: Config, device: torch.device, dtype: torch.dtype) -> dict[str, object]:
+    """What the last digits of a run's numbers depend on, apart from the settings it is known by."""
     return {
+        "compile": config.compile,
         "torch": str(torch.__version__),  # a class of its own otherwise
         "threads": torch.get_num_threads(),
         "device": device.type,
@@ -162,8 +174,8 @@ def numerics(device: torch.device, dtype: torch.dtype) -> dict[str, str | int]:
 def warn_if_not_bit_exact(run: Run, state: dict) -> None:
     """Say where the last digits of a resumed run will differ from those of an uninterrupted one."""
     changes = []
-    for name, value in numerics(run.device, run.dtype).items():
-        saved = state.get(name, value)  # the first checkpoints of format 1 lack device and dtype
+    for name, value in numerics(run.config, run.device, run.dtype).items():
+        saved = state.get(name, value)  # older checkpoints lack some
         if saved != value:
             changes.append(f"{name} {saved} -> {value}")
     if changes and run.rank == 0:
@@ -174,7 +186,7 @@ def warn_if_not_bit_exact(run: Run, state: dict) -> None:
 
 
 def data_root(config: Config) -> Path:
-    return Path(config.data_dir) if config.data_dir else data.DATA
+    return Path(config.data_dir).expanduser() if config.data_dir else data.DATA
 
 
 def open_data(config: Config, process: Process) -> data.Dataset:
@@ -217,12 +229,13 @@ def check_windows(config: Config, dataset: data.Dataset) -> None:
 
 def settle_config(config: Config, dataset: data.Dataset) -> tuple[Config, dict | None]:
     """(the final config, the checkpoint's state); the state is None for a run from nothing."""
-    config, state = fit_vocabulary(config, dataset), None
-    check_windows(config, dataset)
+    state = None
     if config.resume:
         state = checkpoint.read(config.folder)
         config = config_for_resuming(config, dataset, state)
-    elif config.init_from:
+    config = fit_vocabulary(config, dataset)
+    check_windows(config, dataset)
+    if config.init_from and not config.resume:
         state = checkpoint.read(config.init_from)
         config = config_for_finetuning(config, dataset, state)
     check_factor(config)
@@ -236,6 +249,9 @@ def config_for_resuming(config: Config, dataset: data.Dataset, state: dict) -> C
         raise checkpoint.CheckpointError(
             f"{path} holds weights but no run to resume; start from them with --init_from"
         )
+    check_data_unchanged(config, dataset, state)
+    if config.init_from != with_defaults(state["run"])["init_from"]:
+        raise ValueError("init_from does nothing beside resume; leave it out")
     saved = asdict(checkpoint.config_of(state))
     changes = []
     for name, value in asdict(config.gpt).items():
@@ -245,7 +261,6 @@ def config_for_resuming(config: Config, dataset: data.Dataset, state: dict) -> C
         raise checkpoint.CheckpointError(
             f"{path} holds a different model ({'; '.join(changes)}); leave these settings out"
         )
-    check_data_unchanged(config, dataset, state)
     config = replace(config, **saved)
     warn_of_changes(config, state)
     return config
@@ -384,8 +399,3 @@ def make_optimizers(
         matrices, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw"
     )
     return [adamw, muon]
-
-
-def new_run_id(config: Config) -> str:
-    folder = re.sub(r"[^a-zA-Z0-9._-]", "-", config.folder.name)
-    return f"{folder}-{time.strftime('%m%d-%H%M%S')}"

@@ -1,6 +1,8 @@
 """The rows of a run, mirrored in wandb. metrics.jsonl is the record; a mirror never ends a run."""
 
 import os
+import re
+import secrets
 import sys
 import time
 from collections.abc import Callable
@@ -42,9 +44,7 @@ def open_wandb(config: dict, run_id: str, job_type: str, path: Path):
 
     wandb=auto is WANDB_MODE where that is set, else online where a key is stored, else offline.
     """
-    mode = config["wandb"]
-    if mode == "auto":
-        mode = os.environ.get("WANDB_MODE") or None
+    mode = _mode(config["wandb"])
     if mode == "disabled":
         return None
     try:
@@ -57,13 +57,24 @@ def open_wandb(config: dict, run_id: str, job_type: str, path: Path):
         return _say_off(error, path)
 
 
+def _mode(setting: str) -> str | None:
+    """None: online where a key is stored, else offline."""
+    if setting != "auto":
+        return setting
+    if os.environ.get("WANDB_DISABLED", "").lower() in ("true", "1"):
+        return "disabled"
+    return os.environ.get("WANDB_MODE") or None
+
+
 def _connect(wandb, config: dict, run_id: str, job_type: str, mode: str | None):
     """Online where that works, else offline after one line; other modes of wandb as they are."""
     if mode not in (None, "online"):
         return _init(wandb, config, run_id, job_type, mode)
     try:  # without a key, init would ask for one and wait forever
-        mode = "online" if wandb.login(prompt=False) else "offline"
-        return _init(wandb, config, run_id, job_type, mode)
+        if wandb.login(prompt=False):
+            return _init(wandb, config, run_id, job_type, "online")
+        if mode == "online":
+            print("wandb offline: no API key; `wandb login` stores one", file=sys.stderr)
     except wandb.Error as error:
         print(f"wandb offline: {_reason(error)}", file=sys.stderr)
     return _init(wandb, config, run_id, job_type, "offline")
@@ -74,11 +85,10 @@ def _init(wandb, config: dict, run_id: str, job_type: str, mode: str):
         silent=True, console="off", init_timeout=TIMEOUT, x_transaction_log_flush_interval=1
     )
     run = wandb.init(
-        project=config["wandb_project"],
+        project=config["wandb_project"] or os.environ.get("WANDB_PROJECT") or "nanorope",
         id=run_id,
-        name=config["name"] or config["pos"],
-        # what runs with different encodings have in common
-        group=f"{config['dataset']}-{config['n_layer']}x{config['n_embd']}-{config['block_size']}",
+        name=os.environ.get("WANDB_NAME") or config["name"] or config["pos"],
+        group=os.environ.get("WANDB_RUN_GROUP") or _group(config),
         tags=[config["pos"], config["rope_scaling"]],
         job_type=job_type,
         config=config,
@@ -92,14 +102,24 @@ def _init(wandb, config: dict, run_id: str, job_type: str, mode: str):
     return run
 
 
+def _group(config: dict) -> str:
+    """What runs with different encodings have in common."""
+    return f"{config['dataset']}-{config['n_layer']}x{config['n_embd']}-{config['block_size']}"
+
+
+def new_id(name: str) -> str:
+    """A run's id: readable, and unique also among runs that start in the same second."""
+    name = re.sub(r"[^a-zA-Z0-9._-]", "-", name)[:64]
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
 def curve(config: dict, path: Path, rows: list[dict]) -> None:
     """Mirror one model's scores in wandb: ctx/METRIC over ctx/len, and a table of the rows.
 
     rows: of one protocol, each with its mean `score` (None: refused) and its `metric`.
     """
     label = f"{config['name'] or config['pos']}-{config['seed']}-{rows[0]['scaling']}"
-    run_id = f"ctx-{label}-{time.strftime('%m%d-%H%M%S')}"
-    mirror = Mirror(config | {"name": label}, run_id, "eval", path)
+    mirror = Mirror(config | {"name": label}, new_id(f"ctx-{label}"), "eval", path)
     for row in sorted(rows, key=lambda row: row["length"]):
         if row["score"] is not None:
             mirror.log({"ctx/len": row["length"], f"ctx/{row['metric']}": row["score"]})

@@ -10,7 +10,7 @@ import configs
 import rope
 from configs import Config
 from model import GPTConfig
-from runtime import config
+from runtime.help import describe, meanings
 
 ROOT = Path(__file__).parent.parent
 TOP = "evaluate model positions rope sample train".split()
@@ -135,15 +135,15 @@ def test_the_encodings_configs_differ_in_pos_alone():
 
 
 def test_every_setting_has_a_meaning_in_the_help():
-    assert config.meanings().keys() == {f.name for f in fields(Config)}
-    text = config.describe("usage")
+    assert meanings().keys() == {f.name for f in fields(Config)}
+    text = describe("usage")
     assert all(f"--{f.name}={f.default}" in text for f in fields(Config))
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100])
 def test_the_help_fits_the_terminal(columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(columns))
-    lines = config.describe("usage").splitlines()
+    lines = describe("usage").splitlines()
     assert max(map(len, lines)) < columns
 
 

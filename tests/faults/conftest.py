@@ -45,6 +45,7 @@ def ended(capfd, monkeypatch) -> Callable[..., tuple[int, str]]:
     def command(*argv: str, main: Callable = train.main) -> tuple[int, str]:
         capfd.readouterr()
         monkeypatch.setattr(sys, "argv", ["command", *argv])
+        monkeypatch.setattr(sys, "stderr", sys.stderr)  # `run` replaces it
         with pytest.raises(SystemExit) as caught:
             errors.run(main)
         said = capfd.readouterr().err

@@ -32,10 +32,10 @@ def saved_at_each_step(flags: list[str], place: Path) -> Path:
     """A run in `place`/whole, and folders `place`/1 and so on with the checkpoint of each step."""
     original = checkpoint.save
 
-    def save(folder: Path, state: dict) -> None:
+    def save(folder: Path, state: dict, **how) -> None:
         part = place / str(state["iter"])
         part.mkdir(parents=True)
-        shutil.copy(original(folder, state), part)
+        shutil.copy(original(folder, state, **how), part)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint, "save", save)

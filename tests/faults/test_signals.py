@@ -114,7 +114,10 @@ def test_sigterm_ends_a_run_after_its_step_saved(argv, folder, tmp_path, whole):
 
     assert ended(fork(work, tmp_path / "said")) == errors.TERMINATED
     last = (tmp_path / "said").read_text().splitlines()[-1]
-    assert last == f"stopped by SIGTERM at step 5 of 12, saved {folder}; add --resume to go on"
+    assert last == (
+        f"stopped by SIGTERM at step 5 of 12, saved {folder}; "
+        f"python train.py --resume --out_dir {folder} continues it"
+    )
     expected = {"state": "stopped", "iter": 5, "exit_code": errors.TERMINATED}
     assert expected.items() <= status(folder).items()
     run(argv, "--resume")

@@ -143,7 +143,8 @@ def test_ctrl_c_on_the_whole_group_saves_and_wandb_is_whole(endless, tmp_path):
     last, folder = (tmp_path / "said").read_text().splitlines()[-1], tmp_path / "run"
     at = checkpoint.read(folder)["iter"]
     assert last == (
-        f"stopped by SIGINT at step {at} of 1000000, saved {folder}; add --resume to go on"
+        f"stopped by SIGINT at step {at} of 1000000, saved {folder}; "
+        f"python train.py --resume --out_dir {folder} continues it"
     )
     (kept,) = (tmp_path / "wandb").glob("offline-run-*")
     assert history(kept) == rows(folder)

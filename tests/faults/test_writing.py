@@ -286,10 +286,10 @@ def test_a_disk_that_has_room_again_gets_the_next_checkpoint(flags, ended, tmp_p
     """Row 10: training goes on. The device /dev/full is as full as any disk."""
     original, folder = checkpoint.save, tmp_path / "run"
 
-    def save(folder: Path, state: dict) -> Path:
+    def save(folder: Path, state: dict, **how) -> Path:
         if state["iter"] == 4:
             (folder / checkpoint.FRESH).symlink_to("/dev/full")
-        return original(folder, state)
+        return original(folder, state, **how)
 
     monkeypatch.setattr(checkpoint, "save", save)
     code, said = ended(*merged(flags, "--eval_interval=2"))
