@@ -11,7 +11,6 @@ import sys
 import tarfile
 import threading
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -117,8 +116,7 @@ def test_what_is_no_text_leaves_what_was_there(small, capsys, monkeypatch, tmp_p
     """Row 46. tests/test_prepare.py has every line; here the command, beside another dataset."""
     (tmp_path / "input.txt").write_bytes(raw)
     before = {path.name: path.read_bytes() for path in small[0].iterdir()}
-    monkeypatch.setattr(prepare, "prepare", partial(prepare.prepare, root=tmp_path / "data"))
-    argv = ["own", "--input", str(tmp_path / "input.txt")]
+    argv = ["own", f"--data_dir={tmp_path / 'data'}", "--input", str(tmp_path / "input.txt")]
     assert "input.txt" in refused(prepare.main, argv, capsys, monkeypatch)
     assert {path.name: path.read_bytes() for path in small[0].iterdir()} == before
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [".cache", "small"]
