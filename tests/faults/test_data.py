@@ -82,7 +82,9 @@ def test_a_missing_file_is_named(small, capsys, monkeypatch, name):
     folder, argv = small
     (folder / name).unlink()
     line = refused(train.main, argv, capsys, monkeypatch)
-    assert f"has no {name}: make it with `python -m data.prepare small`" in line
+    assert f"has no {name}" in line
+    way_out = f"`python -m data.prepare small --input FILE --data_dir={folder.parent}`"
+    assert line.endswith(f"with {way_out}")
 
 
 def test_a_token_outside_the_vocabulary_is_named_with_its_place(small, capsys, monkeypatch):
