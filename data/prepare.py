@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections import ChainMap
 from collections.abc import Iterable, Iterator
@@ -11,6 +12,9 @@ from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+if not __package__:  # as `python data/prepare.py`, which would look for `data` within data/
+    sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
 
@@ -23,13 +27,15 @@ from data.corpora import (
     Split,
     corpus,
     fetch,
-    own_document,
+    listed,
+    note,
+    own_documents,
     own_files,
     read_member,
     split_corpus,
     split_own,
 )
-from data.tokenizer import KINDS, Bpe, Char, Tokenizer, train_bpe
+from data.tokenizer import END_OF_TEXT, KINDS, Bpe, Char, Tokenizer, train_bpe
 from runtime import errors
 
 DEFAULT_BPE_VOCAB = 4096
@@ -52,25 +58,34 @@ def prepare(
     """Make `root`/`name` from a known corpus, or from the files and folders of `input`.
 
     Does nothing when it is there, made with the same settings. Returns the folder. ValueError for
-    settings that cannot be, DataError for text, downloads and folders that cannot be used.
+    settings that cannot be, DataError for text, downloads and folders that cannot be used,
+    TooLargeError when the text does not fit into memory.
     """
-    folder = folder_of(name, root)
+    try:
+        return _prepare(folder_of(name, root), list(input), tokenizer, vocab_size)
+    except MemoryError:
+        instead = "split large files, give less text, or use a machine with more memory"
+        raise errors.TooLargeError(f"out of memory while preparing {name}: {instead}") from None
+
+
+def _prepare(
+    folder: Path, input: list[str | Path], tokenizer: str | None, vocab_size: int | None
+) -> Path:
     # Settings first: what is wrong with them should not cost a download, or a long read.
-    files = own_files(input)
-    source, kind, asked = _settle(name, bool(files), tokenizer, vocab_size)
-    own = [(path, path.read_bytes()) for path in files]
+    source, kind, asked = _settle(folder.name, bool(input), tokenizer, vocab_size)
+    own = [(file, file.path.read_bytes()) for file in own_files(input)]
     if own:
-        source = {"files": [[path.name, sha256(content).hexdigest()] for path, content in own]}
+        source = {"files": [[file.name, sha256(content).hexdigest()] for file, content in own]}
     recipe = {"source": source, "tokenizer": kind, "vocab_size": asked}
     # Of two at once the second waits, and then finds the work done.
-    with _alone(root) as cache:
+    with _alone(folder.parent) as cache:
         if folder.exists() and any(folder.iterdir()):
             _check_same(folder, recipe)
             print(f"{os.path.relpath(folder)} is there already: nothing to do")
             return folder
-        texts = [own_document(path, content) for path, content in own]
-        split = split_own(texts) if own else _split_known(source["corpus"], cache)
+        split = split_own(own_documents(own)) if own else _split_known(source["corpus"], cache)
         maker = _make_tokenizer(kind, split["train"], asked, vocab_size is not None, cache)
+        _note_written_ends(split, maker)
         _write(folder, split, maker, recipe)
     return folder
 
@@ -90,6 +105,8 @@ def _settle(
             raise ValueError(f"{name} means tokenizer {implied}, not {kind}: drop one of them")
         kind = kind or implied
         source = _source(corpus_name)
+    elif name in KNOWN:
+        raise ValueError(f"{name} is a known corpus: choose another name for your own text")
     kind = kind or "char"
     if kind not in KINDS:
         raise ValueError(f"tokenizer {kind!r} is unknown: expected one of {', '.join(KINDS)}")
@@ -120,7 +137,7 @@ def _alone(root: Path) -> Iterator[Path]:
     """The download cache, held by one process; the lock ends with it, even by kill -9."""
     cache = root / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
-    with open(cache / "lock", "w") as lock:
+    with open(cache / "lock", "wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         # The lock has one holder, so a download that is there already was cut short.
         for leftover in cache.glob("download-*"):
@@ -156,6 +173,14 @@ def _make_tokenizer(
         most = f"yields only {trained.vocab_size}"
         raise DataError(f"vocab_size {vocab_size} is too large: the training text {most}")
     return trained
+
+
+def _note_written_ends(split: Split, tokenizer: Tokenizer) -> None:
+    """Say that a text which was joined from many with `<|endoftext|>` stays one document."""
+    joined = [d.name for name in SPLITS for d in split[name] if END_OF_TEXT in d.text]
+    if joined and tokenizer.end_of_text is not None:
+        instead = "give each document a file of its own"
+        note(f"{listed(joined)}: {END_OF_TEXT} is read as plain text; {instead}")
 
 
 def gpt2(cache: Path) -> Bpe:
@@ -248,16 +273,22 @@ def _write_file(path: Path, content: bytes) -> None:
 def main(argv: list[str]) -> None:
     parser = errors.Parser(
         prog="python -m data.prepare",
+        usage="%(prog)s NAME [--input FILE ...] [settings]",  # argparse would put NAME last
         description="Make data/NAME: train.bin, val.bin and meta.json.",
         epilog=f"Known corpora: {', '.join(KNOWN)}. With --input, NAME is yours to choose.",
     )
     add = parser.add_argument
-    add("name", metavar="NAME", help="the folder under data/, and the corpus without --input")
-    add("--input", nargs="+", default=[], metavar="FILE", help="your text: UTF-8 files or folders")
+    first = "NAME (before --input)"  # stands in the line of an error, too
+    add("name", metavar=first, help="the folder under data/, and the corpus without --input")
+    files = "your text: UTF-8 files, or folders of .txt and .md; may be repeated"
+    add("--input", nargs="+", action="extend", default=[], metavar="FILE", help=files)
+    add("--data_dir", metavar="FOLDER", help="folder that holds the datasets (default: data/)")
     add("--tokenizer", choices=KINDS, help="default: what NAME says, else char")
     add("--vocab_size", type=int, metavar="N", help=f"bpe only (default: {DEFAULT_BPE_VOCAB})")
     args = parser.parse_args(argv)
-    prepare(args.name, args.input, args.tokenizer, args.vocab_size)
+    # No shell expands the ~ of `--data_dir=~/texts`; a folder of that name is a trap.
+    root = Path(args.data_dir).expanduser() if args.data_dir else DATA
+    prepare(args.name, args.input, args.tokenizer, args.vocab_size, root)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,25 @@ def test_tokens_are_read_only(tmp_path):
 
 
 def test_missing_folder_names_the_command(tmp_path):
-    assert "does not exist: make it with `python -m data.prepare toy`" in refusal(tmp_path)
+    command = f"`python -m data.prepare toy --input FILE --data_dir={tmp_path}`"
+    assert refusal(tmp_path) == f"{tmp_path / 'toy'} does not exist: make it with {command}"
+
+
+def test_the_command_is_one_that_works():
+    """Of a known corpus without --input, in data/ without --data_dir, for a shell."""
+    assert data.command("books-bpe") == "`python -m data.prepare books-bpe`"
+    assert data.command("toy") == "`python -m data.prepare toy --input FILE`"
+    where = "--data_dir='my data'"
+    assert data.command("passkey", Path("my data")) == f"`python -m data.prepare passkey {where}`"
+
+
+def test_token_files_without_meta_json_cannot_be_used(tmp_path):
+    """As nanoGPT leaves them."""
+    folder = write(tmp_path, [1], [1])
+    (folder / "meta.json").rename(folder / "meta.pkl")
+    message = refusal(tmp_path)
+    assert "has no meta.json, so the tokenizer of its token files is unknown: remove" in message
+    assert "or choose another name, and prepare the text with `python -m data.prep" in message
 
 
 @pytest.mark.parametrize("file", ["meta.json", "train.bin", "val.bin"])
@@ -75,7 +93,8 @@ def test_missing_file_names_it_and_the_command(tmp_path, file):
     (write(tmp_path, [1], [1]) / file).unlink()
     message = refusal(tmp_path)
     assert f"has no {file}" in message
-    assert "`python -m data.prepare toy`" in message
+    assert f"remove {tmp_path / 'toy'} " in message  # or the command would find it in its way
+    assert f"with `python -m data.prepare toy --input FILE --data_dir={tmp_path}`" in message
 
 
 @pytest.mark.parametrize(

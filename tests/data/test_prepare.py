@@ -1,12 +1,16 @@
 """From text to a dataset folder: own files, faults, downloads, cleaning."""
 
+import bz2
 import fcntl
+import gzip
 import hashlib
 import http.server
 import io
 import json
+import lzma
 import os
 import subprocess
+import sys
 import tarfile
 import threading
 import zipfile
@@ -15,12 +19,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data import DataError, corpora, load
+from data import DATA, DataError, corpora, load
 from data import prepare as room
 from data.prepare import main, prepare
 from data.tokenizer import from_meta
 from runtime import errors
 
+ROOT = Path(__file__).parents[2]
 STORY = "Once there was a mill.\n\nIt stood by a stream, and turned.\n" * 40
 
 
@@ -28,7 +33,7 @@ def own(root: Path, **texts: str) -> Path:
     folder = root / "texts"
     folder.mkdir()
     for name, text in texts.items():
-        (folder / f"{name}.txt").write_text(text)
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
     return folder
 
 
@@ -52,7 +57,7 @@ def test_one_file_is_cut_as_in_nanogpt(tmp_path, capsys):
     cut = int(len(STORY) * 0.9)
     assert np.fromfile(folder / "train.bin", "<u2").tolist() == ids[:cut]
     assert np.fromfile(folder / "val.bin", "<u2").tolist() == ids[cut:]
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     assert meta["format"] == 1
     assert meta["name"] == "own"
     assert meta["vocab_size"] == len(order)
@@ -86,6 +91,10 @@ def test_bom_and_foreign_line_ends_are_normalised(tmp_path):
         (b"\xef\xbb\xbf \r\n\t", "input.txt is empty"),
         (b"ab\0cd", "input.txt has a NUL at byte 2"),
         (b"a", "input.txt has 1 character: two are needed"),
+        ("a mill".encode("utf-16"), "input.txt is not UTF-8 at byte 0: save it as UTF-8"),
+        (gzip.compress(STORY.encode()), "it looks compressed or binary, so unpack it first"),
+        (lzma.compress(STORY.encode()), "it looks compressed or binary, so unpack it first"),
+        (bz2.compress(STORY.encode()), "it looks compressed or binary, so unpack it first"),
     ],
 )
 def test_what_is_not_text(tmp_path, raw, expected):
@@ -101,14 +110,38 @@ def test_input_that_is_not_there(tmp_path):
     assert "texts holds no .txt or .md file" in refusal(tmp_path, "own", [empty])
 
 
+@pytest.mark.parametrize("kind", ["char", "bpe"])
+def test_documents_that_were_joined_by_a_mark_are_pointed_out(tmp_path, capsys, kind):
+    folder = own(tmp_path, a=f"{STORY}<|endoftext|>{STORY}", b=STORY)
+    prepare("own", [folder], tokenizer=kind, root=tmp_path)
+    said = "a.txt: <|endoftext|> is read as plain text; give each document a file of its own\n"
+    assert capsys.readouterr().err == (said if kind == "bpe" else "")  # char has no such token
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv", "a.HTML"])
+def test_markup_is_kept_and_said(tmp_path, capsys, name):
+    (tmp_path / name).write_text(STORY, encoding="utf-8")
+    prepare("own", [tmp_path / name], root=tmp_path)
+    assert capsys.readouterr().err == f"{tmp_path / name}: markup is kept as text\n"
+
+
+def test_text_that_does_not_fit_into_memory(tmp_path, monkeypatch):
+    def full(*args):
+        raise MemoryError
+
+    monkeypatch.setattr(room, "_encode", full)
+    message = refusal(tmp_path, "own", [own(tmp_path, a=STORY)], code=6)
+    assert message.startswith("out of memory while preparing own: split large files, give less")
+
+
 # Several files
 
 
 def test_folders_give_their_texts_sorted_and_whole(tmp_path):
     folder = own(tmp_path, b="b" * 500, a="ab" * 300, z="ba" * 40)
     (folder / "deeper").mkdir()
-    (folder / "deeper" / "c.md").write_text("abba" * 100)
-    (folder / "notes.rst").write_text("not taken ☃")
+    (folder / "deeper" / "c.md").write_text("abba" * 100, encoding="utf-8")
+    (folder / "notes.rst").write_text("not taken ☃", encoding="utf-8")
     dataset = load(prepare("own", [folder], root=tmp_path).name, tmp_path)
     tokenizer = from_meta(dataset.meta["tokenizer"])
     found = {}
@@ -116,10 +149,36 @@ def test_folders_give_their_texts_sorted_and_whole(tmp_path):
         tokens, names = getattr(dataset, split), dataset.meta["splits"][split]["names"]
         for name, (start, end) in zip(names, dataset.documents(split), strict=True):
             found[name] = tokenizer.decode(tokens[start:end])
-    expected = {"a.txt": "ab" * 300, "b.txt": "b" * 500, "z.txt": "ba" * 40, "c.md": "abba" * 100}
-    assert found == expected
-    assert dataset.meta["splits"]["train"]["names"] == ["a.txt", "b.txt", "c.md"]
+    expected = {"a.txt": "ab" * 300, "b.txt": "b" * 500, "z.txt": "ba" * 40}
+    assert found == expected | {"deeper/c.md": "abba" * 100}
+    assert dataset.meta["splits"]["train"]["names"] == ["a.txt", "b.txt", "deeper/c.md"]
     assert dataset.meta["splits"]["val"]["names"] == ["z.txt"]  # the only one within a tenth
+
+
+def test_what_a_folder_hides_is_not_read(tmp_path, capsys):
+    folder = own(tmp_path, a=STORY, **{".hidden": "a secret"})
+    for name in (".git/x.txt", "deeper/.venv/deep/y.md", "b.TXT", "d.text", "deeper/e.html"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name * 9, encoding="utf-8")
+    assert [file.name for file in corpora.own_files([folder])] == ["a.txt", "b.TXT"]
+    said = f"--input {folder}: files left out: 3 hidden, 2 not .txt or .md\n"
+    assert capsys.readouterr().err == said
+    # The folder that was named, and a file that was, may be hidden.
+    assert [file.name for file in corpora.own_files([folder / ".git"])] == ["x.txt"]
+    assert [file.name for file in corpora.own_files([folder / ".hidden.txt"])] == [".hidden.txt"]
+    assert capsys.readouterr().err == ""
+
+
+def test_files_of_one_name_are_told_apart(tmp_path):
+    folder = own(tmp_path)
+    for name in ("one", "two"):
+        (folder / name).mkdir()
+        (folder / name / "README.md").write_text(f"{name} {STORY}", encoding="utf-8")
+    prepare("own", [folder], tokenizer="bpe", root=tmp_path)
+    meta = load("own", tmp_path).meta
+    assert [name for name, _ in meta["source"]["files"]] == ["one/README.md", "two/README.md"]
+    names = meta["splits"]["train"]["names"] + meta["splits"]["val"]["names"]
+    assert sorted(names) == ["one/README.md", "two/README.md"]
 
 
 def texts(sizes: list[int]) -> list[corpora.Document]:
@@ -142,8 +201,18 @@ def test_about_a_tenth_is_held_out(sizes):
 
 
 def test_the_same_text_twice_is_refused(tmp_path):
-    folder = own(tmp_path, a=STORY, b=STORY)
-    assert "two files hold the same text" in refusal(tmp_path, "own", [folder])
+    folder = own(tmp_path, a=STORY, b=STORY, c="Another one.")
+    (folder / "d.txt").write_bytes(STORY.replace("\n", "\r\n").encode())
+    message = refusal(tmp_path, "own", [folder])
+    a, b, d = (folder / f"{name}.txt" for name in "abd")
+    assert message.startswith(f"the same text is in {a} and {b}, {a} and {d}, and held-out")
+
+
+def test_empty_files_are_named_together(tmp_path):
+    folder = own(tmp_path, a=STORY, **{f"e{i}": " \n" for i in range(7)})
+    message = refusal(tmp_path, "own", [folder])
+    assert message.startswith(", ".join(str(folder / f"e{i}.txt") for i in range(5)))
+    assert message.endswith("e4.txt and 2 more are empty: text is needed")
 
 
 def test_a_held_out_character_that_training_lacks(tmp_path):
@@ -182,6 +251,8 @@ def test_byte_pairs_mark_where_a_document_begins(tmp_path):
         (("books-word",), {}, "an unknown corpus"),
         (("../books",), {}, "is not a valid dataset name"),
         ((".books",), {}, "is not a valid dataset name"),
+        (("books-char", [__file__]), {}, "books-char is a known corpus: choose another name"),
+        (("passkey", [__file__]), {}, "passkey is a known corpus: choose another name"),
         (("books-gpt2",), {"tokenizer": "bpe"}, "books-gpt2 means tokenizer gpt2, not bpe"),
         (("books",), {"tokenizer": "word"}, "tokenizer 'word' is unknown"),
         (("books",), {"vocab_size": 300}, "vocab_size 300 has no effect on tokenizer char"),
@@ -215,9 +286,28 @@ def test_usage_errors_end_with_2(argv):
 def test_the_command_line_reaches_prepare(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(room, "prepare", lambda *args: seen.append(args))
-    main(["own", "--input", "a", "b", "--tokenizer", "bpe", "--vocab_size", "500"])
-    main(["books"])
-    assert seen == [("own", ["a", "b"], "bpe", 500), ("books", [], None, None)]
+    main(["own", "--input", "a", "b", "--tokenizer", "bpe", "--vocab_size", "500", "--input=c"])
+    main(["books", "--data_dir", str(tmp_path)])
+    main(["books", "--data_dir=~/texts"])
+    assert seen == [
+        ("own", ["a", "b", "c"], "bpe", 500, DATA),
+        ("books", [], None, None, tmp_path),
+        ("books", [], None, None, Path.home() / "texts"),
+    ]
+
+
+@pytest.mark.parametrize("how", [["data/prepare.py"], ["-m", "data.prepare"]])
+def test_the_command_as_a_file_and_as_a_module(tmp_path, how):
+    """As a file it works from anywhere. All text is UTF-8, whatever the system's encoding is."""
+    where = tmp_path if how[0] != "-m" else ROOT
+    how = [str(ROOT / word) if word.endswith(".py") else word for word in how]
+    utf8 = ["-X", "warn_default_encoding", "-W", "error::EncodingWarning"]
+    text = own(tmp_path, a=STORY) / "a.txt"
+    flags = ["own", f"--data_dir={tmp_path / 'made'}", "--input", str(text)]
+    command = [sys.executable, *utf8, *how, *flags]
+    done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert load("own", tmp_path / "made").meta["name"] == "own"
 
 
 # What is there already, and what an attempt leaves
@@ -246,7 +336,7 @@ def test_other_settings_overwrite_nothing(tmp_path):
     assert way_out in message
     message = refusal(tmp_path, "own", [folder], tokenizer="bpe", vocab_size=281)
     assert "was prepared with a different vocab_size" in message
-    (folder / "a.txt").write_text(STORY + "One more line.\n")
+    (folder / "a.txt").write_text(STORY + "One more line.\n", encoding="utf-8")
     message = refusal(tmp_path, "own", [folder], tokenizer="bpe", vocab_size=280)
     assert "was prepared with a different source" in message
     assert snapshot(tmp_path / "own") == before
@@ -260,9 +350,9 @@ def test_a_damaged_folder_is_not_taken_for_done(tmp_path):
 
 def test_a_foreign_folder_is_left_alone(tmp_path):
     (tmp_path / "own").mkdir()
-    (tmp_path / "own" / "thesis.txt").write_text("mine")
+    (tmp_path / "own" / "thesis.txt").write_text("mine", encoding="utf-8")
     assert "was not prepared here" in refusal(tmp_path, "own", [own(tmp_path, a=STORY)])
-    assert (tmp_path / "own" / "thesis.txt").read_text() == "mine"
+    assert (tmp_path / "own" / "thesis.txt").read_text(encoding="utf-8") == "mine"
 
 
 class Killed(BaseException):
@@ -546,6 +636,7 @@ def test_the_hash_is_checked_again_after_pip(tmp_path, monkeypatch):
 def test_without_an_index_the_way_out_is_named(tmp_path, monkeypatch):
     def no_pip(command, **kwargs):
         assert "--require-hashes" in command
+        assert kwargs["encoding"] == "utf-8"  # what pip says may be in any language
         assert kwargs["cwd"].parent == tmp_path / ".cache"  # not where the user stands
         return subprocess.CompletedProcess(command, 1, "", "python: No module named pip\n")
 

@@ -236,12 +236,6 @@ def test_other_tokens_are_refused(tmp_path, name, settings, expected):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_users_own_text_of_that_name_is_scored_whole(tmp_path):
-    (tmp_path / "a.txt").write_text("One line, 4 words.\n" * 20)
-    prepare("passkey", [tmp_path / "a.txt"], root=tmp_path)
-    assert "task" not in load("passkey", tmp_path).meta
-
-
 @pytest.mark.parametrize(
     "damage",
     [

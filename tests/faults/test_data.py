@@ -11,7 +11,6 @@ import sys
 import tarfile
 import threading
 import zipfile
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -83,7 +82,9 @@ def test_a_missing_file_is_named(small, capsys, monkeypatch, name):
     folder, argv = small
     (folder / name).unlink()
     line = refused(train.main, argv, capsys, monkeypatch)
-    assert f"has no {name}: make it with `python -m data.prepare small`" in line
+    assert f"has no {name}" in line
+    way_out = f"`python -m data.prepare small --input FILE --data_dir={folder.parent}`"
+    assert line.endswith(f"with {way_out}")
 
 
 def test_a_token_outside_the_vocabulary_is_named_with_its_place(small, capsys, monkeypatch):
@@ -117,8 +118,7 @@ def test_what_is_no_text_leaves_what_was_there(small, capsys, monkeypatch, tmp_p
     """Row 46. tests/test_prepare.py has every line; here the command, beside another dataset."""
     (tmp_path / "input.txt").write_bytes(raw)
     before = {path.name: path.read_bytes() for path in small[0].iterdir()}
-    monkeypatch.setattr(prepare, "prepare", partial(prepare.prepare, root=tmp_path / "data"))
-    argv = ["own", "--input", str(tmp_path / "input.txt")]
+    argv = ["own", f"--data_dir={tmp_path / 'data'}", "--input", str(tmp_path / "input.txt")]
     assert "input.txt" in refused(prepare.main, argv, capsys, monkeypatch)
     assert {path.name: path.read_bytes() for path in small[0].iterdir()} == before
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == [".cache", "small"]

@@ -6,7 +6,6 @@ config, a flag or a prompt is refused before any model is built.
 
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,7 @@ def trained(tmp_path_factory) -> dict[str, str]:
 def answer(monkeypatch, capsys, tmp_path):
     """Run a command's `main` as the shell does; return its exit code and its one line."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(prepare, "prepare", partial(prepare.prepare, root=tmp_path / "data"))
+    monkeypatch.setattr(prepare, "DATA", tmp_path / "data")
 
     def ask(main, argv: list[str], built: bool = False) -> tuple[int, str]:
         def build(*_):
@@ -339,6 +338,8 @@ def test_what_an_encoding_cannot_do(answer, trained, pos, argv, words):
 
 OTHERS = [
     (prepare.main, [], 2, "the following arguments are required: NAME"),
+    (prepare.main, ["--input", "a.txt", "own"], 2, "are required: NAME (before --input)"),
+    (prepare.main, ["books-char", "--input", "a.txt"], 2, "books-char is a known corpus: choose"),
     (prepare.main, ["own", "--tok", "char"], 2, "unrecognized arguments: --tok char"),
     (prepare.main, ["own", "--tokenizer", "word"], 2, "invalid choice: 'word'"),
     (prepare.main, ["nope"], 2, "'nope' is an unknown corpus"),
