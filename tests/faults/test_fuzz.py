@@ -25,6 +25,7 @@ from data import DataError, load, prepare
 from data.tokenizer import Char, from_meta, train_bpe
 from model import GPT, GPTConfig
 from runtime import checkpoint, errors
+from runtime.help import meanings
 
 ROOT = Path(__file__).parent.parent.parent
 SEED = 1
@@ -56,7 +57,7 @@ def mutated(draw: random.Random, raw: bytes, words: list[bytes]) -> bytes:
 def config_files(draw: random.Random, folder: Path) -> Iterator[Try]:
     sound = b"".join(path.read_bytes() for path in sorted(ROOT.glob("configs/*.py")))
     words, file = [word.encode("latin-1") for word in PYTHON], folder / "mine.py"
-    names = [name.encode() for name in help.meanings()]
+    names = [name.encode() for name in meanings()]
     while True:
         lines = (draw.choice(names) + b" = " + draw.choice(words) for _ in range(draw.randrange(4)))
         raw = draw.choice((mutated(draw, sound[:600], words + names), b"\n".join(lines)))
@@ -65,7 +66,7 @@ def config_files(draw: random.Random, folder: Path) -> Iterator[Try]:
 
 
 def flags(draw: random.Random, folder: Path) -> Iterator[Try]:
-    names = [*help.meanings(), "help", "", "n_layr"]
+    names = [*meanings(), "help", "", "n_layr"]
     while True:
         value = draw.choice((draw.choice(VALUES), draw.randbytes(4).decode("latin-1")))
         argv = [f"--{draw.choice(names)}={value}" for _ in range(draw.randrange(1, 4))]
