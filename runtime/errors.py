@@ -16,7 +16,7 @@ OF_TORCH = {
 
 
 class TooLargeError(ValueError):
-    """A step does not fit into memory."""
+    """What was asked for does not fit into memory."""
 
     exit_code = RESOURCES
 

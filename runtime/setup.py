@@ -195,9 +195,9 @@ def open_data(config: Config, process: Process) -> data.Dataset:
     if process.rank == 0 and not data.folder_of(config.dataset, root).exists():
         if config.dataset not in data.prepare.KNOWN:
             raise data.DataError(
-                f"dataset {config.dataset!r} is not in {root}; `python -m data.prepare "
-                f"{config.dataset} --input FILE` makes it, and these are made when missing: "
-                f"{', '.join(data.prepare.KNOWN)}"
+                f"dataset {config.dataset!r} is not in {root}; "
+                f"{data.command(config.dataset, root)} makes it, and these are made when "
+                f"missing: {', '.join(data.prepare.KNOWN)}"
             )
         print(f"preparing {config.dataset} ...", file=sys.stderr)
         data.prepare.prepare(config.dataset, root=root)

@@ -110,7 +110,7 @@ def _group(config: dict) -> str:
 def new_id(name: str) -> str:
     """A run's id: readable, and unique also among runs that start in the same second."""
     name = re.sub(r"[^a-zA-Z0-9._-]", "-", name)[:64]
-    return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return f"{name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(3)}"
 
 
 def curve(config: dict, path: Path, rows: list[dict]) -> None:

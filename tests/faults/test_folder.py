@@ -1,6 +1,7 @@
 """A run's folder: what it keeps, and when it is refused. Rows 11-15 of the fault matrix."""
 
 import errno
+import json
 import os
 import re
 import signal
@@ -9,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from conftest import forked, merged, rows, run
+from forks import status
 
 import configs
 import train
 from runtime import checkpoint, errors
-from runtime.folder import claim_folder
+from runtime.folder import claim_folder, enter_folder, resume_if_restarted
 
 
 def test_a_rotation_that_fails_loses_nothing(flags, ended, tmp_path, monkeypatch):
@@ -112,3 +114,57 @@ def test_nothing_to_resume_from_is_said(flags, ended, tmp_path, there):
         f"error: {folder} holds no checkpoint to resume from; leave out --resume to start there\n"
     )
     assert folder.exists() == there
+
+
+def weights(folder: Path) -> str:
+    return checkpoint.read(folder)["sha256"]
+
+
+def test_an_overwritten_run_stays_until_the_first_save(flags, ended, tmp_path):
+    """Also its settings and rows: a run that ends before it saves changes nothing of it."""
+    folder = run(flags)
+    before = {name: (folder / name).read_bytes() for name in ("config.json", "metrics.jsonl")}
+    old = weights(folder)
+    fails = merged(flags, "--overwrite", "--learning_rate=1e30", "--warmup_iters=0")
+    code, said = ended(*fails, f"--init_from={folder}")
+    assert code == errors.DIVERGED
+    assert "nothing was saved yet. Lower learning_rate" in said
+    assert weights(folder) == old
+    assert before == {name: (folder / name).read_bytes() for name in before}
+    assert status(folder)["iter"] is None
+    run(flags, "--resume", "--max_iters=7")  # it is the old run still
+    assert rows(folder)[-1]["iter"] == 7
+
+
+def test_the_first_save_takes_the_place_of_all_that_was_overwritten(flags):
+    folder = run(flags, "--eval_interval=1")
+    run(flags, "--overwrite", "--seed=2", "--max_iters=2", "--eval_interval=2")
+    assert not (folder / checkpoint.PREVIOUS).exists()
+    assert not (folder / "metrics.tmp").exists()
+    assert checkpoint.read(folder)["iter"] == status(folder)["iter"] == 2
+    assert json.loads((folder / "config.json").read_text())["seed"] == 2
+    assert [row["iter"] for row in rows(folder)] == [1, 2]
+
+
+@pytest.mark.parametrize("mistake", ["--device=cuda:99", "--dataset=nowhere"])
+def test_a_refused_start_leaves_nothing_behind(flags, ended, tmp_path, mistake):
+    code, _ = ended(*merged(flags, mistake))
+    assert code
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_restart_resumes_only_what_its_own_job_saved(flags, monkeypatch):
+    config = configs.load(flags)
+    run(flags)
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert resume_if_restarted(config).resume
+    enter_folder(config)  # overwrites it, and has not saved
+    assert not resume_if_restarted(config).resume
+
+
+def test_a_tilde_is_the_home(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run(merged(flags, "--out_dir=~/with space"))
+    assert (tmp_path / "with space/ckpt.pt").exists()
+    assert f"--out_dir '{tmp_path}/with space' --max_len 4x" in capsys.readouterr().err
+    assert checkpoint.read("~/with space")["iter"] == 6

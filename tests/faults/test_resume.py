@@ -218,3 +218,64 @@ def test_a_resumed_run_is_the_same_run_in_wandb(flags, tmp_path, offline_wandb):
     run_id = checkpoint.read(folder)["run_id"]
     assert [path.name.endswith(f"-{run_id}") for path in kept] == [True, True]
     assert [row["iter"] for path in kept for row in history(path)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_resumes_by_its_own_settings(flags, tmp_path, capsys):
+    """What is left out is what it was started with, and flags go over that."""
+    whole, folder = run(flags, folder=tmp_path / "whole"), tmp_path / "run"
+    stop_at(4, flags)
+    capsys.readouterr()
+    assert train.main(["--resume", f"--out_dir={folder}"]) == errors.DONE
+    assert "not the run it would have been" not in capsys.readouterr().err
+    assert fingerprint(folder) == fingerprint(whole)
+    assert train.main(["--resume", f"--out_dir={folder}", "--max_iters=8"]) == errors.DONE
+    assert "max_iters was 6, is 8" in capsys.readouterr().err
+    assert checkpoint.read(folder)["run"]["batch_size"] == 4
+
+
+def test_resume_alone_takes_the_newest_run(flags, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        run([f for f in flags if "out_dir" not in f], f"--name={name}", "--max_iters=2")
+    assert train.main(["--resume", "--max_iters=3"]) == errors.DONE
+    assert [checkpoint.read(f"out/{name}")["iter"] for name in ("first", "second")] == [2, 3]
+
+
+def test_a_run_whose_folder_was_moved_resumes_there(flags, tmp_path):
+    run(flags, "--max_iters=2").rename(tmp_path / "moved")
+    assert train.main(["--resume", f"--out_dir={tmp_path}/moved", "--max_iters=3"]) == errors.DONE
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_are_damaged_are_named(flags, tmp_path):
+    folder = run(flags)
+    (folder / "config.json").write_text('{"n_layer": 2')
+    with pytest.raises(ValueError, match=r"config.json is damaged; remove it and give"):
+        train.main(["--resume", f"--out_dir={folder}"])
+    (folder / "config.json").write_text('{"n_layr": 2}')
+    with pytest.raises(ValueError, match=r"config.json: there is no setting 'n_layr'"):
+        train.main(["--resume", f"--out_dir={folder}"])
+
+
+def test_init_from_beside_resume_is_refused(flags, tmp_path):
+    folder = run(flags)
+    with pytest.raises(ValueError, match="init_from does nothing beside resume; leave it out"):
+        train.main(["--resume", f"--out_dir={folder}", "--max_iters=7", "--init_from=elsewhere"])
+
+
+def test_changed_data_is_named_before_the_vocabulary_that_changed_with_it(flags, corpus, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(corpus, root)
+    folder = run(flags, f"--data_dir={root}")
+    shutil.rmtree(root / "small")
+    (root / "text.txt").write_text("abcdefghijklmnopqrstuvwxyz .,:;!" * 500)
+    data.prepare.prepare("small", [root / "text.txt"], root=root)
+    with pytest.raises(data.DataError, match="changed since the checkpoint"):
+        train.main(["--resume", f"--out_dir={folder}", "--max_iters=7"])
+
+
+def test_a_run_that_was_compiled_says_that_it_no_longer_is(flags, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    run(flags, "--compile=True")
+    run(flags, "--resume", "--max_iters=7", "--compile=False")
+    assert "not bit-exact from here on: compile True -> False" in capsys.readouterr().err

@@ -290,3 +290,36 @@ def test_a_folder_in_use_names_the_process_that_holds_it(argv, folder, tmp_path,
     ended(holder)
     run(argv)
     assert re.fullmatch(r"\{.*\}\n", (folder / "status.json").read_text())
+
+
+def test_a_closed_terminal_ends_a_run_saved(argv, folder, tmp_path, whole):
+    """SIGHUP is the most frequent end of a training that was started by hand."""
+
+    def work() -> None:
+        before_step(5, partial(tell, signal.SIGHUP))
+        command(argv)
+
+    assert ended(fork(work, tmp_path / "said")) == 128 + signal.SIGHUP
+    assert (status(folder)["state"], status(folder)["iter"]) == ("stopped", 5)
+    run(argv, "--resume")
+    assert fingerprint(folder) == fingerprint(whole)
+
+
+def test_under_nohup_a_closed_terminal_changes_nothing(argv, folder, tmp_path):
+    def work() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        before_step(5, partial(tell, signal.SIGHUP))
+        command(argv)
+
+    assert ended(fork(work, tmp_path / "said")) == errors.DONE
+    assert status(folder)["iter"] == 12
+
+
+def test_the_first_ctrl_c_says_what_happens(argv, tmp_path):
+    def work() -> None:
+        before_step(5, partial(tell, signal.SIGINT))
+        command(argv)
+
+    assert ended(fork(work, tmp_path / "said")) == errors.INTERRUPTED
+    expected = "stopping after this step; Ctrl-C again stops at once"
+    assert expected in (tmp_path / "said").read_text().splitlines()

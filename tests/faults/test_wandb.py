@@ -12,6 +12,7 @@ import pytest
 from conftest import fingerprint, history, merged, rows, run
 
 from runtime import checkpoint, errors
+from runtime.wandb_mirror import new_id
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -47,6 +48,7 @@ def test_online_without_a_key_never_prompts(flags, tmp_path, monkeypatch, capsys
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("it prompted"))
     monkeypatch.setattr("getpass.getpass", lambda *_: pytest.fail("it prompted"))
     run(flags, "--wandb=online")
+    assert "wandb offline: no API key; `wandb login` stores one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("mode", ["dryrun", "offline"])
@@ -176,3 +178,25 @@ def servers(pid: int) -> list[int]:
     listed = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True)
     ours = re.findall(rf"^ *(\d+) .*wandb-core .*-{pid}[.]", listed.stdout, re.MULTILINE)
     return [int(found) for found in ours]
+
+
+def test_ids_of_runs_that_start_in_one_second_differ():
+    ids = {new_id("s1/rope") for _ in range(50)}
+    assert len(ids) == 50
+    assert all(re.fullmatch(r"s1-rope-\d{8}-\d{6}-[0-9a-f]{6}", one) for one in ids)
+
+
+def test_wandbs_own_variables_are_obeyed(flags, monkeypatch, offline_wandb):
+    import wandb  # noqa: PLC0415 - as in conftest
+
+    given, original = [], wandb.init
+    monkeypatch.setattr(wandb, "init", lambda **how: given.append(how) or original(**how))
+    for name, value in (("PROJECT", "mine"), ("NAME", "first"), ("RUN_GROUP", "all")):
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    run(flags, "--wandb=offline")
+    run(flags, "--wandb=offline", "--wandb_project=its", "--overwrite")
+    assert [how["project"] for how in given] == ["mine", "its"]
+    assert (given[0]["name"], given[0]["group"]) == ("first", "all")
+    monkeypatch.setenv("WANDB_DISABLED", "true")
+    run(flags, "--wandb=auto", "--overwrite")
+    assert len(given) == 2
