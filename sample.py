@@ -15,9 +15,10 @@ import torch
 from data.tokenizer import Tokenizer, from_meta
 from model import GPT, GPTConfig, check_sampling
 from runtime import checkpoint, errors
-from runtime.device import pick_device
+from runtime.device import pick_device, threads_in_use
 
 MAX_LEN = 10_000_000  # tokens; more is a mistake
+SMALL = 20_000_000  # parameters: below this a second thread does not help
 MAX_PROMPT = 4 * MAX_LEN  # bytes: of UTF-8, four make a character at most
 
 
@@ -177,6 +178,12 @@ def sample(model: GPT, prompt: list[int], max_len: int, streams: list[Stream], a
     return seconds
 
 
+def use_few_threads(model: GPT) -> None:
+    """One thread for a small model: its products are too small to share."""
+    if sum(parameter.numel() for parameter in model.parameters()) < SMALL:
+        torch.set_num_threads(1)
+
+
 def window_of(args: Namespace, state: dict, config: GPTConfig) -> int | None:
     """Tokens that the model is shown at most: block_size under `--beyond slide`."""
     slides = args.beyond == "slide" or (args.beyond is None and state.get("window"))
@@ -198,6 +205,7 @@ def main(argv: list[str]) -> None:
         raise ValueError(f"{given}; shorten the one or raise the other")
     device = pick_device(args.device)
     model = checkpoint.build(state, config).eval().to(device)
+    use_few_threads(model)
     model.check_length(min(max_len, window or max_len))
     factor = f" x {config.rope_factor:g}" if config.rope_factor else ""
     beyond = f"slide ({window} tokens)" if window else config.beyond
@@ -210,7 +218,9 @@ def main(argv: list[str]) -> None:
     streams = [Stream(tokenizer, trained, live=i == 0) for i in range(count)]
     seconds = sample(model, prompt, max_len, streams, args, window)
     new = count * (max_len - len(prompt))
-    print(f"[{new} tokens in {seconds:.1f} s, {new / seconds:.0f} a second]", file=sys.stderr)
+    speed = f"{new} tokens in {seconds:.1f} s, {new / seconds:.0f} a second"
+    threads = f", {threads_in_use()}" if device.type == "cpu" else ""
+    print(f"[{speed}{threads}]", file=sys.stderr)
 
 
 if __name__ == "__main__":

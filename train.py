@@ -28,7 +28,7 @@ from configs import Config
 from data.training_positions import draw_positions
 from model import GPT
 from runtime import checkpoint, errors, folder
-from runtime.device import Stop, processes, to_device
+from runtime.device import Stop, processes, threads_in_use, to_device
 from runtime.errors import DivergedError, TooLargeError
 from runtime.folder import claim_folder, enter_folder, leave_folder, resume_if_restarted
 from runtime.help import describe
@@ -307,7 +307,7 @@ def too_large(config: Config) -> TooLargeError:
 
 def start_line(run: Run) -> str:
     weights = sum(parameter.numel() for parameter in run.model.parameters())
-    threads = f" ({torch.get_num_threads()} threads)" if run.device.type == "cpu" else ""
+    threads = f" ({threads_in_use()})" if run.device.type == "cpu" else ""
     return (
         f"{run.config.folder}: pos {run.config.pos}, {weights / 1e6:.2f} M parameters, "
         f"{run.config.tokens_per_step} tokens a step, {run.world} x {run.device}{threads} "

@@ -60,6 +60,12 @@ def multiplies_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(units.get("avx512_bf16") or units.get("amx_bf16"))
 
 
+def threads_in_use() -> str:
+    """How many threads torch uses on a CPU, and how they wait for each other."""
+    count, policy = torch.get_num_threads(), os.environ.get("OMP_WAIT_POLICY", "active").lower()
+    return "1 thread" if count == 1 else f"{count} threads, {policy} wait"
+
+
 def to_device(ids: np.ndarray, device: torch.device) -> torch.Tensor:
     """int64 ids on the device; a GPU copies them from pinned memory while the CPU continues."""
     tensor = torch.from_numpy(ids)

@@ -68,10 +68,10 @@ def test_ctrl_c_while_torch_is_imported_leaves_no_traceback():
 
 def test_threads_that_wait_go_to_sleep_soon():
     """Before torch is imported; what the user has set stays."""
-    code = "import runtime.start, os; print(os.environ['GOMP_SPINCOUNT'])"
-    for given, expected in ((None, "10000"), ("7", "7")):
-        environment = {k: v for k, v in os.environ.items() if k != "GOMP_SPINCOUNT"}
-        environment |= {"GOMP_SPINCOUNT": given} if given else {}
+    code = "import runtime.start, os; print(os.environ['OMP_WAIT_POLICY'])"
+    for given, expected in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+        environment |= {"OMP_WAIT_POLICY": given} if given else {}
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=True
         )
