@@ -127,6 +127,8 @@ def _checked_bytes(path: Path) -> tuple[bytes, re.Match]:
             size = file.tell()
             file.seek(0)
             raw = file.read(size) if line else b""
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: {error.strerror}; train a run into it first") from None
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None
     if not line:

@@ -8,6 +8,7 @@ import difflib
 import hashlib
 import json
 import operator
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields
@@ -122,6 +123,7 @@ FORMAT_1 = set(
     "batch_size gradient_accumulation_steps optimizer learning_rate min_lr warmup_iters "
     "lr_decay_iters weight_decay beta1 beta2 grad_clip dtype seed".split()
 )
+CONFIGS = os.path.relpath(Path(__file__).parent.parent / "configs")
 CONFIG = "config.json"  # in a run's folder: all of its settings
 MAX_FILE = 65536  # bytes of a config file: a larger file is not a config
 PLAIN = "with a number, a text, True, False or None; a config is data and is never run"
@@ -337,7 +339,7 @@ def _text_of(file: str) -> str:
             raise ValueError(f"{file} is larger than {MAX_FILE} bytes: not a config file")
         return raw.decode()
     except OSError as error:
-        raise ValueError(f"{file}: {error.strerror}; the configs are in configs/") from None
+        raise ValueError(f"{file}: {error.strerror}; the configs are in {CONFIGS}/") from None
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 at byte {error.start}: not a config file") from None
 

@@ -38,7 +38,7 @@ def test_the_text_has_the_length_asked_for_and_stdout_has_nothing_else(model_in,
     assert text.startswith("to be")
     assert len(text) == 4 * 16 + 1  # and the line break that ends it
     assert "[16 tokens: the trained length ends here]" in said
-    assert re.search(r"\[59 tokens in \d+\.\d s, \d+ a second\]", said)
+    assert re.search(r"\[59 tokens in \d+\.\d s, \d+ a second, 1 thread\]", said)
 
 
 @pytest.mark.parametrize(
@@ -204,3 +204,32 @@ def test_a_reader_that_goes_away_is_no_error(model_in, monkeypatch):
         with pytest.raises(SystemExit) as ended:
             errors.run(sample.main)
     assert ended.value.code == errors.DONE
+
+
+def test_a_run_may_be_named_without_a_flag(model_in, capsys):
+    sample.main([model_in().partition("=")[2]])
+    assert "trained at 16" in capsys.readouterr().err
+
+
+def test_a_prompt_can_come_from_stdin(model_in, tmp_path, monkeypatch, capsys):
+    (tmp_path / "stdin").write_text("to be")
+    original = open
+    monkeypatch.setattr(
+        "builtins.open",
+        lambda name, *how: original(tmp_path / "stdin" if name == "/dev/stdin" else name, *how),
+    )
+    sample.main([model_in(), "--prompt_file=-"])
+    assert capsys.readouterr().out.startswith("to be")
+
+
+def test_4x_counts_from_the_length_of_the_first_training(model_in, capsys):
+    """The default goes to the length of the last one."""
+    tuned = {"block_size": 32, "rope_train_len": 8, "rope_scaling": "yarn"}
+    run = model_in(**tuned)
+    for flags, new in ((["--max_len=2x"], 15), ([], 31)):
+        sample.main([run, *flags])
+        assert f"[{new} tokens in " in capsys.readouterr().err
+
+
+def test_a_prompt_that_begins_with_a_dash_is_explained(model_in):
+    assert mistake([model_in(), "--prompt", "-x"]).endswith("write it as --flag='VALUE'")
