@@ -8,7 +8,7 @@ from pathlib import Path
 
 import data
 from data import tasks
-from evaluation.variants import Variant, lengths_of, variants
+from evaluation.variants import Variant, can_scale, lengths_of, variants
 from model import GPTConfig
 from runtime import checkpoint
 from runtime.folder import runs
@@ -34,6 +34,11 @@ class Plan:
     def name(self) -> str:
         return str(self.run["name"] or self.config.pos)
 
+    @property
+    def sha(self) -> str:
+        """What stands for the weights in a row."""
+        return self.sha256[:12]
+
 
 def plan_of(path: str, args: Namespace) -> Plan:
     """The plan for a run folder or checkpoint. ValueError for settings it cannot have."""
@@ -42,13 +47,49 @@ def plan_of(path: str, args: Namespace) -> Plan:
         raise checkpoint.CheckpointError(f"{path} holds weights without the settings of their run")
     config = checkpoint.config_of(state)
     offered = variants(config, args.rope_scaling, args.rope_factor)
-    for variant in offered:
-        checkpoint.with_overrides(
-            config, **variant.overrides
-        )  # refuses bad settings before any scoring
+    possible = possible_variants(path, config, offered, are_named=args.rope_scaling is not None)
     lengths = lengths_of(args.lengths, config.train_len)
     trained = [state[name] for name in ("run", "sha256", "tokenizer", "data")]
-    return Plan(path, config, *trained, offered, lengths)
+    return Plan(path, config, *trained, possible, lengths)
+
+
+def possible_variants(
+    path: str, config: GPTConfig, offered: list[Variant], are_named: bool
+) -> list[Variant]:
+    """The variants that a model can have.
+
+    The others are left out, with a line; ValueError if the user named them.
+    """
+    problems = {v.label: why for v in offered if (why := problem_of(config, v))}
+    if not problems:
+        return offered
+    reason = next(iter(problems.values()))
+    if are_named:
+        raise ValueError(f"{path}: {reason}")
+    print(f"{path}: left out {', '.join(problems)}: {reason}", file=sys.stderr)
+    return [variant for variant in offered if variant.label not in problems]
+
+
+def problem_of(config: GPTConfig, variant: Variant) -> str:
+    """Why a model cannot have a variant; "" if it can."""
+    try:
+        checkpoint.with_overrides(config, **variant.overrides)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def check_scalings(plans: list[Plan], scalings: str | None) -> None:
+    """Name the runs for which --rope_scaling does nothing; ValueError if it is all of them."""
+    if scalings in (None, "none"):
+        return
+    unscaled = [plan.path for plan in plans if not can_scale(plan.config)]
+    why = "no layer both rotates and sees all tokens"
+    if len(unscaled) == len(plans):
+        named = ", ".join(unscaled)
+        raise ValueError(f"rope_scaling does nothing for {named}: {why}; leave it out")
+    for path in unscaled:
+        print(f"{path} is scored without rope_scaling: {why}", file=sys.stderr)
 
 
 def all_plans(args: Namespace) -> list[Plan]:

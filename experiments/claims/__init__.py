@@ -33,7 +33,7 @@ from runtime.config import with_defaults
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = "results/claims"
-FILES = {  # one a longest length for prose: that length decides which targets are scored
+FILES = {  # one a longest length for prose
     "prose": "prose-{}x.jsonl",
     "keys": "keys.jsonl",
 }
@@ -244,4 +244,4 @@ def record(name: str, results: dict) -> None:
     """Write what a script measures without evaluate.py: results/claims/NAME.json."""
     path = ROOT / RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
