@@ -6,6 +6,7 @@ position: the loss along the longest windows of a run. A task (--task) asks ques
 """
 
 import json
+import re
 import sys
 import time
 from argparse import Namespace
@@ -37,7 +38,7 @@ from model import GPT, GPTConfig
 from runtime import checkpoint, errors
 from runtime.device import commit, pick_device
 from runtime.log import progress
-from runtime.plans import Plan, all_plans, check_scalings, open_dataset, plan_of
+from runtime.plans import Names, Plan, all_plans, check_scalings, open_dataset, plan_of
 from runtime.wandb_mirror import curve
 
 Task = Prose | Retrieval
@@ -48,6 +49,8 @@ def parse(argv: list[str]) -> Namespace:
     add = parser.add_argument
     run_help = "run folders or checkpoints: out/rope out/alibi (default: all of out/ that fit)"
     add("runs", nargs="*", metavar="RUN", help=run_help)
+    label_help = "name of each run in rows and tables, in order (default: its --name, or its "
+    add("--label", action="append", metavar="NAME", help=f"{label_help}folder's if that is taken)")
     length_help = "tokens (1024), or 4x, 1/2x the length at which the frequencies were first "
     length_help += f"trained, before any fine-tuning (default: those of {LENGTHS} that fit)"
     add("--lengths", help=f"context lengths: {length_help}")
@@ -88,9 +91,23 @@ def check_flags(args: Namespace) -> None:
     if args.plot and Path(args.plot).suffix not in (".svg", ".png"):
         raise ValueError(f"plot is {args.plot!r}; it must end with .svg or .png")
     GPTConfig(rope_scaling="linear", rope_factor=args.rope_factor)  # refuses a bad factor
+    check_labels(args)
     args.counts = {
         name: getattr(args, name) or default for name, (default, _) in task.counts.items()
     }
+
+
+def check_labels(args: Namespace) -> None:
+    """Split --label into one name a run; ValueError where they are not that."""
+    if args.label is None:
+        return
+    args.label = ",".join(args.label).split(",")
+    wrong = [name for name in args.label if not re.fullmatch(r"[\w.-]*\w", name)]
+    if wrong:
+        raise ValueError(f"label has {wrong[0]!r}; it must be letters, digits, . _ or -")
+    if len(args.label) != len(args.runs):
+        counts = f"{len(args.label)} labels and {len(args.runs)} runs"
+        raise ValueError(f"there are {counts}; name the runs, and give each a --label")
 
 
 # What is scored
@@ -142,21 +159,6 @@ def missing_cells(cells: list[Cell], rows: list[Row], task: Task) -> list[Cell]:
 
 
 # Scoring
-
-
-def check_names(plans: list[Plan], rows: list[Row]) -> None:
-    """Rows name a run and seed: refuse two models of one name, and say which rows are outdated."""
-    seen: dict[tuple, Plan] = {}
-    for plan in plans:
-        seed = plan.run["seed"]
-        other = seen.setdefault((plan.name, seed), plan)
-        if other.sha256 != plan.sha256:
-            clash = f"{other.path} and {plan.path} are both {plan.name!r}, seed {seed}"
-            raise ValueError(f"{clash}; train one with a different --name")
-        measured = [row for row in rows if (row["run"], row["seed"]) == (plan.name, seed)]
-        if any(row["checkpoint_sha"] != plan.sha for row in measured):
-            outdated = f"{plan.path} has other weights than the rows of {plan.name!r}, seed {seed}"
-            print(f"{outdated}: those no longer count", file=sys.stderr)
 
 
 def fit_lengths(plans: list[Plan], task: Task, are_given: bool) -> list[Plan]:
@@ -278,6 +280,7 @@ def score_cell(cell: Cell, model: GPT, task: Task, shared: dict[tuple, Score]) -
 def row_of(cell: Cell, task: Task) -> Row:
     """The fields of a row that describe its cell."""
     return cell.key._asdict() | {
+        "folder": cell.plan.folder,
         "pos": cell.plan.config.pos,
         "trained": cell.plan.config.train_len,
         "metric": task.metric,
@@ -297,11 +300,12 @@ def mirror(plan: Plan, rows: list[Row], path: Path, wandb: str) -> None:
     """
     for variant in plan.variants:
         factor = variant.overrides.get("rope_factor")
-        of_variant = {"scaling": variant.label, "factor": factor}
+        of_variant = {"run": plan.name, "scaling": variant.label, "factor": factor}
         of_variant["checkpoint_sha"] = plan.sha
         scored = [with_mean(row) for row in rows if of_variant.items() <= row.items()]
         if scored:
-            curve(plan.run | variant.overrides | {"wandb": wandb}, path, scored)
+            settings = plan.run | variant.overrides | {"name": plan.name, "wandb": wandb}
+            curve(settings, path, scored)
 
 
 def plot(summaries: list[Summary], unit: str, path: Path) -> None:
@@ -335,7 +339,9 @@ def evaluate(plans: list[Plan], args: Namespace) -> None:
     device, task = pick_device(args.device), open_task(plans, args)
     path = Path(args.json or f"results/{task.name}.jsonl")
     rows = results.read(path)
-    check_names(plans, rows)
+    names = Names(rows, path)
+    labels = args.label or [None] * len(plans)
+    plans = [names.give(plan, label) for plan, label in zip(plans, labels, strict=True)]
     plans = fit_lengths(plans, task, args.lengths is not None)
     cells = [cell for plan in plans for cell in cells_of(plan, task)]
     missing = missing_cells(cells, rows, task)

@@ -1,6 +1,10 @@
 """The command: what it measures, keeps, resumes, prints and refuses."""
 
 import base64
+import json
+import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +21,6 @@ from evaluation.scoring import Prose, room_before_targets
 from evaluation.statistics import summarise
 from runtime import checkpoint, errors
 
-ONE_CELL = ("--lengths=16", "--rope_scaling=none")
 FAST = ["--tokens=64", "--window_tokens=256"]
 FIELDS = (
     "run seed pos scaling factor length trained protocol metric higher_is_better checkpoint_sha "
@@ -313,18 +316,89 @@ def changed(folder, tmp_path, change):
     return str(tmp_path)
 
 
-def test_two_models_of_one_name_and_seed_are_refused(runs, score, tmp_path, capsys):
-    other = changed(runs["rope-1"], tmp_path, lambda s: s["model"]["wte.weight"].mul_(2))
-    with pytest.raises(
-        ValueError, match="are both 'rope', seed 1; train one with a different --name"
+# Names
+
+
+@pytest.fixture
+def other(runs, tmp_path):
+    """A run of the name and seed of rope-1, with other weights, in a folder of its own."""
+    return changed(runs["rope-1"], tmp_path / "other", lambda s: s["model"]["wte.weight"].mul_(2))
+
+
+ONE_CELL = ("--lengths=16", "--rope_scaling=none")
+
+
+def names(rows):
+    return {row["run"]: row["folder"] for row in rows}
+
+
+def test_two_runs_of_one_name_and_seed_are_told_apart_by_their_folders(runs, score, other, capsys):
+    rows = score(runs["rope-1"], other, *ONE_CELL)
+    folders = {
+        name: os.path.relpath(path) for name, path in (("rope", runs["rope-1"]), ("other", other))
+    }
+    assert names(rows) == folders
+    out, err = capsys.readouterr()
+    assert f"{other} is named 'other', as its folder: 'rope', seed 1, stands for other" in err
+    assert "rope (1) none" in out
+    assert "other (1) none" in out
+    assert score(other, *ONE_CELL) == score(runs["rope-1"], *ONE_CELL) == rows  # and they stay
+    assert capsys.readouterr().err.count("3 of 3 cells are in") == 2
+
+
+def test_a_run_takes_no_rows_from_another_folder(runs, score, other):
+    first = score(runs["rope-1"], *ONE_CELL)
+    rows = score(other, *ONE_CELL)
+    assert rows[: len(first)] == first
+    assert names(rows).keys() == {"rope", "other"}
+
+
+def test_seeds_of_one_name_are_one_group(runs, score, capsys):
+    assert names(score(runs["rope-1"], runs["rope-2"], *ONE_CELL)).keys() == {"rope"}
+    assert "is named" not in capsys.readouterr().err
+
+
+def test_rows_of_the_first_release_do_not_know_their_folder(runs, score, other, tmp_path, capsys):
+    rows = score(runs["rope-1"], *ONE_CELL)
+    path = tmp_path / "rows.jsonl"
+    for row in rows:
+        del row["folder"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert len(score(other, *ONE_CELL)) == 3
+    assert "those no longer count" in capsys.readouterr().err
+
+
+def test_a_label_names_a_run(runs, score, other, capsys):
+    rows = score(runs["rope-1"], other, *ONE_CELL, "--label=a,b")
+    assert names(rows).keys() == {"a", "b"}
+    rows = score(other, runs["rope-1"], *ONE_CELL, "--label=c", "--label", "d")
+    assert list(names(rows)) == ["a", "b", "c", "d"]
+    assert "d (1) none" in capsys.readouterr().out
+
+
+def test_a_name_that_is_taken_is_refused_with_the_way_out(runs, score, other, tmp_path):
+    taken = "seed 1, stands for other weights, here or in .*; give it a --label$"
+    with pytest.raises(ValueError, match=f"^{other}: a, {taken}"):
+        score(runs["rope-1"], other, *ONE_CELL, "--label=a,a")
+    score(runs["rope-1"], *ONE_CELL, "--label=other")
+    score(runs["rope-1"], *ONE_CELL)
+    with pytest.raises(ValueError, match=f"^{other}: rope and other, {taken}"):
+        score(other, *ONE_CELL)
+    (tmp_path / "other/ckpt.prev.pt").write_bytes((Path(runs["rope-1"]) / "ckpt.pt").read_bytes())
+    both = f"{other}/ckpt.pt", f"{other}/ckpt.prev.pt"
+    with pytest.raises(ValueError, match=taken):  # two checkpoints of one folder
+        score(*both, *ONE_CELL)
+    assert names(score(*both, *ONE_CELL, "--label=last,before")).keys() >= {"last", "before"}
+
+
+def test_labels_that_do_not_fit_the_runs_are_refused(runs, score):
+    for labels, message in (
+        ("a,b", "there are 2 labels and 1 runs; name the runs, and give each a --label"),
+        ("a b", "label has 'a b'; it must be letters, digits, . _ or -"),
+        ("", "label has ''"),
     ):
-        score(runs["rope-1"], other)
-    score(runs["rope-1"], "--lengths=16", "--rope_scaling=none")
-    score(other, "--lengths=16", "--rope_scaling=none")
-    assert (
-        "has other weights than the rows of 'rope', seed 1: those no longer count"
-        in capsys.readouterr().err
-    )
+        with pytest.raises(ValueError, match=re.escape(message)):
+            score(runs["rope-1"], f"--label={labels}")
 
 
 def test_data_that_changed_since_training_are_refused(runs, score, tmp_path):

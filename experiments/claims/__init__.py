@@ -229,7 +229,8 @@ def plan_of(model: Trained, run: Path, task: str, ratios: tuple[int, ...]) -> ev
     if model.make is not GPT:
         build = partial(checkpoint.build, make=model.make)
         offered = [replace(variant, build=build) for variant in offered]
-    return replace(plan, variants=offered, protocols=PROTOCOLS)
+    # Not its path: a model that was trained into another --out takes the place of the first.
+    return replace(plan, folder=run.name, variants=offered, protocols=PROTOCOLS)
 
 
 def held_out(state: dict, length: int, count: int) -> Tensor:
