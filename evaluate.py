@@ -1,18 +1,20 @@
 """Loss or retrieval by context length: every model on the same targets.
 
 matched: the same targets at every length, each with that many tokens before it (past the trained
-length up to 1/64 less). windows: text cut into windows of each length, all their targets.
-position: the loss along the longest window. A task (--task) asks questions instead.
+length up to 1/64 less). windows: blocks of text cut into windows of each length, all their targets.
+position: the loss along the longest windows of a run. A task (--task) asks questions instead.
 """
 
 if __name__ == "__main__":
     import runtime.start  # noqa: F401 - before torch
 
 import json
+import re
 import sys
 import time
 from argparse import Namespace
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import groupby, product
 from pathlib import Path
@@ -34,15 +36,14 @@ from evaluation.scoring import (
     task_names,
 )
 from evaluation.statistics import Summary, summarise, with_mean
-from evaluation.variants import Variant
-from model import GPT
+from evaluation.variants import LENGTHS, Variant
+from model import GPT, GPTConfig
 from runtime import checkpoint, errors
 from runtime.device import commit, pick_device
 from runtime.log import progress
-from runtime.plans import Plan, all_plans, open_dataset, plan_of
+from runtime.plans import Names, Plan, all_plans, check_scalings, open_dataset, plan_of
 from runtime.wandb_mirror import curve
 
-LENGTHS = "1/4x,1/2x,1x,2x,4x,8x,16x"
 Task = Prose | Retrieval
 
 
@@ -51,8 +52,11 @@ def parse(argv: list[str]) -> Namespace:
     add = parser.add_argument
     run_help = "run folders or checkpoints: out/rope out/alibi (default: all of out/ that fit)"
     add("runs", nargs="*", metavar="RUN", help=run_help)
-    length_help = "tokens (1024), or 4x, 1/2x the trained length of each run"
-    add("--lengths", default=LENGTHS, help=f"context lengths: {length_help} (default: {LENGTHS})")
+    label_help = "name of each run in rows and tables, in order (default: its --name, or its "
+    add("--label", action="append", metavar="NAME", help=f"{label_help}folder's if that is taken)")
+    length_help = "tokens (1024), or 4x, 1/2x the length at which the frequencies were first "
+    length_help += f"trained, before any fine-tuning (default: those of {LENGTHS} that fit)"
+    add("--lengths", help=f"context lengths: {length_help}")
     scaling_help = "of rotary models: none,linear,dynamic_yarn,... (default: all, each fixed and "
     scaling_help += "dynamic; for a model that was trained with a scaling: that one)"
     add("--rope_scaling", help=scaling_help)
@@ -89,10 +93,24 @@ def check_flags(args: Namespace) -> None:
         raise ValueError(f"dataset does nothing with --task {args.task}; leave it out")
     if args.plot and Path(args.plot).suffix not in (".svg", ".png"):
         raise ValueError(f"plot is {args.plot!r}; it must end with .svg or .png")
-    args.against = args.against or task.reference(args.task)
+    GPTConfig(rope_scaling="linear", rope_factor=args.rope_factor)  # refuses a bad factor
+    check_labels(args)
     args.counts = {
         name: getattr(args, name) or default for name, (default, _) in task.counts.items()
     }
+
+
+def check_labels(args: Namespace) -> None:
+    """Split --label into one name a run; ValueError where they are not that."""
+    if args.label is None:
+        return
+    args.label = ",".join(args.label).split(",")
+    wrong = [name for name in args.label if not re.fullmatch(r"[\w.-]*\w", name)]
+    if wrong:
+        raise ValueError(f"label has {wrong[0]!r}; it must be letters, digits, . _ or -")
+    if len(args.label) != len(args.runs):
+        counts = f"{len(args.label)} labels and {len(args.runs)} runs"
+        raise ValueError(f"there are {counts}; name the runs, and give each a --label")
 
 
 # What is scored
@@ -127,7 +145,7 @@ class Cell(NamedTuple):
 def cells_of(plan: Plan, task: Task) -> Iterator[Cell]:
     """All cells of a run, in the order in which they are scored."""
     protocols = [p for p in task.protocols if plan.protocols is None or p in plan.protocols]
-    longest = max(plan.lengths)
+    longest = max(plan.lengths, default=0)
     for variant, length, protocol in product(plan.variants, plan.lengths, protocols):
         if length == longest or protocol not in task.along_longest:
             yield Cell(plan, variant, protocol, length)
@@ -140,25 +158,26 @@ def missing_cells(cells: list[Cell], rows: list[Row], task: Task) -> list[Cell]:
         for row in rows
         if row["target_set"] == task.target_set
     }
-    return [cell for cell in cells if (cell.key, cell.plan.sha256[:12]) not in measured]
+    return [cell for cell in cells if (cell.key, cell.plan.sha) not in measured]
 
 
 # Scoring
 
 
-def check_names(plans: list[Plan], rows: list[Row]) -> None:
-    """Rows name a run and seed: refuse two models of one name, and say which rows are outdated."""
-    seen: dict[tuple, Plan] = {}
-    for plan in plans:
-        seed = plan.run["seed"]
-        other = seen.setdefault((plan.name, seed), plan)
-        if other.sha256 != plan.sha256:
-            clash = f"{other.path} and {plan.path} are both {plan.name!r}, seed {seed}"
-            raise ValueError(f"{clash}; train one with a different --name")
-        measured = [row for row in rows if (row["run"], row["seed"]) == (plan.name, seed)]
-        if any(row["checkpoint_sha"] != plan.sha256[:12] for row in measured):
-            outdated = f"{plan.path} has other weights than the rows of {plan.name!r}, seed {seed}"
-            print(f"{outdated}: those no longer count", file=sys.stderr)
+def fit_lengths(plans: list[Plan], task: Task, are_given: bool) -> list[Plan]:
+    """The plans with the lengths that the task can be scored at.
+
+    Default lengths that it cannot are left out, with a line; ValueError for given ones.
+    """
+    lengths = sorted({length for plan in plans for length in plan.lengths})
+    problems = {length: why for length in lengths if (why := task.problem(length))}
+    if not problems:
+        return plans
+    words = f"{', '.join(map(str, problems))}: {next(iter(problems.values()))}"
+    if are_given or len(problems) == len(lengths):
+        raise ValueError(f"--lengths has {words}")
+    print(f"left out of the default lengths {words}", file=sys.stderr)
+    return [replace(p, lengths=[n for n in p.lengths if n not in problems]) for p in plans]
 
 
 def open_scoring_data(plans: list[Plan], args: Namespace) -> data.Dataset:
@@ -184,9 +203,9 @@ def open_task(plans: list[Plan], args: Namespace) -> Task:
     if len({json.dumps(plan.tokenizer) for plan in plans}) > 1:
         raise ValueError("the runs have different tokenizers; evaluate one kind at a time")
     tokenizer = from_meta(plans[0].tokenizer)
-    longest = max(max(plan.lengths) for plan in plans)
+    trained = max(plan.config.train_len for plan in plans)
     dataset = partial(open_scoring_data, plans, args)
-    request = Request(args.task, tokenizer, dataset, longest, args.counts)
+    request = Request(args.task, tokenizer, dataset, trained, args.counts)
     return task_class(args.task).open(request)
 
 
@@ -194,7 +213,8 @@ def read_unchanged(plan: Plan) -> dict:
     """The checkpoint that a plan was made for."""
     state = checkpoint.read(plan.path)
     if state["sha256"] != plan.sha256:
-        raise checkpoint.CheckpointError(f"{plan.path} changed meanwhile; start again")
+        instead = "stop its training, or evaluate a copy of its folder"
+        raise checkpoint.CheckpointError(f"{plan.path} changed meanwhile; {instead}")
     return state
 
 
@@ -251,6 +271,10 @@ def score_cell(cell: Cell, model: GPT, task: Task, shared: dict[tuple, Score]) -
     if cell.is_unextended and key in shared:
         return shared[key]
     score = task.score(model, *key, cell.variant.window)
+    if not score.is_finite:
+        instead = "score an earlier checkpoint, or train with a lower learning_rate"
+        where = f"{cell.plan.path} {cell.variant.label} at {cell.length} tokens"
+        raise errors.DivergedError(f"the {task.metric} of {where} is not finite; {instead}")
     if cell.is_unextended:
         shared[key] = score
     return score
@@ -259,11 +283,12 @@ def score_cell(cell: Cell, model: GPT, task: Task, shared: dict[tuple, Score]) -
 def row_of(cell: Cell, task: Task) -> Row:
     """The fields of a row that describe its cell."""
     return cell.key._asdict() | {
+        "folder": cell.plan.folder,
         "pos": cell.plan.config.pos,
         "trained": cell.plan.config.train_len,
         "metric": task.metric,
         "higher_is_better": task.higher_is_better,
-        "checkpoint_sha": cell.plan.sha256[:12],
+        "checkpoint_sha": cell.plan.sha,
         "target_set": task.target_set,
     }
 
@@ -278,11 +303,12 @@ def mirror(plan: Plan, rows: list[Row], path: Path, wandb: str) -> None:
     """
     for variant in plan.variants:
         factor = variant.overrides.get("rope_factor")
-        of_variant = {"scaling": variant.label, "factor": factor}
-        of_variant["checkpoint_sha"] = plan.sha256[:12]
+        of_variant = {"run": plan.name, "scaling": variant.label, "factor": factor}
+        of_variant["checkpoint_sha"] = plan.sha
         scored = [with_mean(row) for row in rows if of_variant.items() <= row.items()]
         if scored:
-            curve(plan.run | variant.overrides | {"wandb": wandb}, path, scored)
+            settings = plan.run | variant.overrides | {"name": plan.name, "wandb": wandb}
+            curve(settings, path, scored)
 
 
 def plot(summaries: list[Summary], unit: str, path: Path) -> None:
@@ -294,35 +320,49 @@ def plot(summaries: list[Summary], unit: str, path: Path) -> None:
     print(f"drew {path}", file=sys.stderr)
 
 
+def show(cells: list[Cell], rows: list[Row], task: Task, args: Namespace) -> None:
+    """Print and draw what the rows say of the cells: all seeds that they hold."""
+    against = args.against or task.reference(args.task)
+    compared = {against, *(cell.key.run for cell in cells)}
+    asked = {cell.key._replace(seed=None) for cell in cells}
+    summaries = summarise([row for row in rows if row["run"] in compared], against)
+    summaries = [summary for summary in summaries if summary.key in asked]
+    if args.against and not any(summary.above_window for summary in summaries):
+        missing = f"--against: no rows of {against!r} at its trained length on these targets"
+        print(f"{missing}; nothing is compared with it", file=sys.stderr)
+    print("\n".join(terminal.lines(summaries, task.protocols, against)))
+    if args.plot:
+        first_protocol = next(iter(task.protocols))
+        main = [summary for summary in summaries if summary.key.protocol == first_protocol]
+        plot(main, task.unit, Path(args.plot))
+
+
 def evaluate(plans: list[Plan], args: Namespace) -> None:
-    """Score the cells that the file lacks, then print and draw all that it holds of the runs."""
+    """Score the cells that the file lacks, then print and draw all cells of this call."""
     device, task = pick_device(args.device), open_task(plans, args)
     path = Path(args.json or f"results/{task.name}.jsonl")
     rows = results.read(path)
-    check_names(plans, rows)
+    names = Names(rows, path)
+    labels = args.label or [None] * len(plans)
+    plans = [names.give(plan, label) for plan, label in zip(plans, labels, strict=True)]
+    plans = fit_lengths(plans, task, args.lengths is not None)
     cells = [cell for plan in plans for cell in cells_of(plan, task)]
     missing = missing_cells(cells, rows, task)
     if len(missing) < len(cells):
         print(f"{len(cells) - len(missing)} of {len(cells)} cells are in {path}", file=sys.stderr)
     score_all(missing, task, path, device)
     rows = [row for row in results.read(path) if row["target_set"] == task.target_set]
-    first_protocol = next(iter(task.protocols))
-    main_rows = [row for row in rows if row["protocol"] == first_protocol]
+    main_rows = [row for row in rows if row["protocol"] == next(iter(task.protocols))]
     for plan in {cell.plan.path: cell.plan for cell in missing}.values():
         mirror(plan, main_rows, path, args.wandb)
-    runs = {plan.name for plan in plans}
-    compared = [row for row in rows if row["run"] in {*runs, args.against}]
-    summaries = [s for s in summarise(compared, args.against) if s.key.run in runs]
-    print("\n".join(terminal.lines(summaries, task.protocols, args.against)))
+    show(cells, rows, task, args)
     print(f"\n{path}: {len(rows)} rows on these targets")
-    if args.plot:
-        main = [summary for summary in summaries if summary.key.protocol == first_protocol]
-        plot(main, task.unit, Path(args.plot))
 
 
 def main(argv: list[str]) -> None:
     args = parse(argv)
     plans = [plan_of(path, args) for path in args.runs] or all_plans(args)
+    check_scalings(plans, args.rope_scaling)
     evaluate(plans, args)
 
 

@@ -125,4 +125,4 @@ def is_stale(path: Path, drawn: bytes) -> bool:
     """Whether a file is not as it would be drawn now. PNG files, which differ by machine, may."""
     if path.suffix != ".svg":
         return False
-    return not (path.exists() and is_alike(path.read_text(), drawn.decode()))
+    return not (path.exists() and is_alike(path.read_text(encoding="utf-8"), drawn.decode()))

@@ -2,6 +2,7 @@
 
 A cell is one model (run and seed), in one variant, in one protocol at one context length. Its row
 holds raw scores only: means, intervals and differences are computed on reading (statistics.py).
+The folder of the run tells weights that were trained again from a different run of the same name.
 """
 
 import fcntl
@@ -30,6 +31,7 @@ class Key(NamedTuple):
 FIELDS: dict[str, tuple[type, ...]] = {
     "run": (str,),
     "seed": (int,),
+    "folder": (str, type(None)),  # of the run (None: a row of the first release)
     "pos": (str,),
     "scaling": (str,),
     "factor": (float, int, type(None)),
@@ -54,6 +56,7 @@ def check(row: object) -> Row:
     """The row; ValueError with the reason if it is not one."""
     if not isinstance(row, dict):
         raise ValueError("not a JSON object")
+    row.setdefault("folder", None)
     for name, types in FIELDS.items():
         if name not in row:
             raise ValueError(f"{name} is missing")

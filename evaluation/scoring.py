@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -27,6 +27,8 @@ RATIOS = (1, 2, 4)  # context lengths that training watches, in trained lengths
 SEED = 2026  # of the questions
 SPAN = 32  # targets side by side in the matched protocol
 FINE = 64  # matched lengths are exact up to the trained length, and to 1 / FINE past it
+DOCUMENTS = 4  # at least so many hold the targets of `matched`, if there are as many
+BLOCK = 4096  # tokens of a block that `windows` and `position` cut into windows, at most
 BATCH_TOKENS = 8192  # tokens of one forward pass: bounds memory, changes no number
 LOGITS = 2**24  # numbers of one product with the head: the same
 
@@ -124,6 +126,10 @@ class Score:
     details: dict[str, object] = field(default_factory=dict)
 
     @property
+    def is_finite(self) -> bool:
+        return all(map(math.isfinite, chain.from_iterable(self.scores or ())))
+
+    @property
     def row(self) -> dict[str, object]:
         fixed = {"count": self.count, "targets": self.targets}
         return fixed | self.details | {"scores": self.scores}
@@ -136,8 +142,25 @@ class Request:
     task: str
     tokenizer: Tokenizer
     dataset: Callable[[], data.Dataset]  # opened only by a task that is scored on one
-    longest: int  # context length
+    trained: int  # the largest trained length of the runs
     counts: dict[str, int]  # by the names in the task's `counts`
+
+
+def room_before_targets(documents: list[tuple[int, int]], trained: int, limit: int) -> int:
+    """Tokens before every target of `matched`; so the targets do not depend on what is asked for.
+
+    `limit`, or the largest power of two (or `trained`) that at least four documents hold before a
+    span of targets. Fewer documents count where four do not hold `trained`: as many as do. Where
+    none does, the longest one counts.
+    """
+    rooms = sorted((end - start - SPAN - 1 for start, end in documents), reverse=True)
+    if rooms[0] < 1:
+        raise ValueError(f"no held-out document is longer than {SPAN + 1} tokens; hold out more")
+    powers = [2**i for i in range(limit.bit_length())]
+    sizes = [n for n in (trained, limit, *powers) if n <= max(limit, trained)]
+    held = [max(n for n in sizes if n <= room) for room in rooms[:DOCUMENTS] if room >= 1]
+    enough = [n for n in held if n >= trained] or held[:1]
+    return enough[-1]
 
 
 class Prose:
@@ -145,8 +168,12 @@ class Prose:
 
     matched   the same targets at every length, each with that many tokens before it (past the
               trained length up to 1/64 less)
-    windows   text cut into windows of each length, all their targets
-    position  the loss along the windows of the longest length
+    windows   blocks of text cut into windows of each length, all their targets
+    position  the loss along the windows of the longest length of a run
+
+    The targets follow from the documents and the counts alone: neither the lengths nor the models
+    that are scored together change them. Only where fewer than four documents hold the largest
+    trained length does that length matter (`room_before_targets`).
     """
 
     metric, unit, higher_is_better = "loss", "nats a token", False
@@ -158,32 +185,42 @@ class Prose:
     counts: ClassVar = {  # flags of evaluate.py: default, meaning
         "tokens": (1024, "targets of matched"),
         "window_tokens": (32768, "targets of windows and position"),
+        "longest": (
+            16384,
+            "tokens before each target of matched, and so the longest length; "
+            "fewer if fewer than four documents hold them",
+        ),
     }
     needs_dataset = True
     along_longest = ("position",)  # scored at the longest length alone
 
     def __init__(self, dataset: data.Dataset, longest: int, tokens: tuple[int, int]):
-        """tokens: how many targets `matched` scores, and how many the other two."""
-        documents = dataset.documents("val")
-        deep = [(a + longest, b) for a, b in documents if b - a > longest + SPAN]
-        if not deep:
-            most = max(b - a for a, b in documents) - SPAN - 1
-            limit = f"the longest held-out document of {dataset.name} takes {max(most, 0)} at most"
-            raise ValueError(f"length {longest} does not fit: {limit}")
+        """longest: tokens before each target of `matched`.
+
+        tokens: how many targets `matched` scores, and how many the other two.
+        """
         self.name = dataset.name  # of the results file
-        self.val, self.documents, self.longest = dataset.val, documents, longest
+        self.val, self.documents, self.longest = dataset.val, dataset.documents("val"), longest
+        deep = [(a + longest, b) for a, b in self.documents if b - a > longest + SPAN]
         self.spans = data.spans(deep, SPAN, max(1, tokens[0] // SPAN))
-        self.blocks = data.spans(documents, longest, max(1, tokens[1] // longest))
-        fingerprint = dataset.fingerprint["val"][:12]
-        self.target_set = f"{tokens} tokens up to {longest} deep in {fingerprint}"
+        self.window_tokens, self.block = tokens[1], min(BLOCK, longest, tokens[1])
+        after = f"{tokens[0]} targets after {longest} tokens"
+        blocks = f"{tokens[1]} in blocks of {self.block}"
+        self.target_set = f"{after}, {blocks}, in {dataset.fingerprint['val'][:12]}"
 
     @classmethod
     def open(cls, request: Request) -> "Prose":
-        dataset = request.dataset()
+        dataset, counts = request.dataset(), request.counts
         if "task" in dataset.meta:
             raise ValueError(f"{dataset.name} is a task, not text; name it with --task")
-        tokens = request.counts["tokens"], request.counts["window_tokens"]
-        return cls(dataset, request.longest, tokens)
+        longest = room_before_targets(dataset.documents("val"), request.trained, counts["longest"])
+        return cls(dataset, longest, (counts["tokens"], counts["window_tokens"]))
+
+    def problem(self, length: int) -> str:
+        """Why a length cannot be scored; "" if it can."""
+        if length <= self.longest:
+            return ""
+        return f"targets of {self.name} have {self.longest} tokens before them (see --longest)"
 
     @staticmethod
     def reference(task: str) -> str:
@@ -199,8 +236,9 @@ class Prose:
         """Tokens of all forward passes, about."""
         if protocol == "matched":
             return SPAN * len(self.spans) * (length if length <= trained else FINE)
-        # `position` shares the forward passes of `windows` at the longest length.
-        return len(self.blocks) * self.longest if protocol == "windows" else 0
+        # `position` shares the forward passes of `windows` at the same length.
+        starts, covered = self.blocks(length)
+        return len(starts) * covered if protocol == "windows" else 0
 
     def matched(self, model: GPT, length: int, window: int | None = None) -> Score:
         """The same targets at every length, each with that many tokens before it.
@@ -224,26 +262,30 @@ class Prose:
         Refused past a sliding window: each target would need a forward pass of its own, and
         `matched` has that number.
         """
-        losses = self._along(model, length, window)
-        return self._score(losses, self.blocks, self._covered(length))
+        return self._score(self._along(model, length, window), *self.blocks(length))
 
     def position(self, model: GPT, length: int, window: int | None = None) -> Score:
         """The loss along windows of `length`, in bins of the logarithm of the position."""
         losses = self._along(model, length, window)
-        score = self._score(losses, self.blocks, self._covered(length))
+        score = self._score(losses, *self.blocks(length))
         score.details["bins"] = None if losses is None else _bins(losses)
         return score
 
-    def _covered(self, length: int) -> int:
-        """Targets of each block that whole windows of this length cover."""
-        return self.longest // length * length
+    def blocks(self, length: int) -> tuple[np.ndarray, int]:
+        """Where blocks start, and how many targets of each are in whole windows of this length.
+
+        They are the same for all lengths that a block holds; a longer window is its own block.
+        """
+        size = max(self.block, length)
+        starts = data.spans(self.documents, size, max(1, self.window_tokens // size))
+        return starts, size // length * length
 
     @lru_cache(1)  # noqa: B019 - `windows` and `position` ask for the same, one after the other
     def _along(self, model: GPT, length: int, window: int | None) -> Tensor | None:
         """Losses (N, length) along all windows of the blocks; None if the model refuses them."""
         if length > min(model.max_length, window or math.inf):
             return None
-        rows = windows(self.val, self.blocks, self._covered(length), length)
+        rows = windows(self.val, *self.blocks(length), length)
         return token_losses(model, rows[:, :-1], rows[:, 1:])
 
     def _score(self, losses: Tensor | None, starts: np.ndarray, span: int) -> Score:
@@ -290,7 +332,25 @@ class Retrieval:
         if request.tokenizer.kind != "char":
             kind = request.tokenizer.kind
             raise ValueError(f"{request.task} needs a char tokenizer; the runs have {kind}")
-        return cls(request.tokenizer, request.counts["keys"], request.task)
+        task = cls(request.tokenizer, request.counts["keys"], request.task)
+        if unknown := task.unknown_characters():
+            needs = f"{request.task} needs the characters {' '.join(unknown)}"
+            raise ValueError(f"{needs}, which the runs were not trained on")
+        return task
+
+    def unknown_characters(self) -> list[str]:
+        """Characters of the questions that the tokenizer does not have."""
+        asked = self.task.questions(self.task.window, self.keys, SEED)
+        used = {*"".join(question.text + question.answer for question in asked)}
+        return sorted(used - {*self.tokenizer.characters})
+
+    def problem(self, length: int) -> str:
+        """Why a length cannot be scored; "" if it can."""
+        try:
+            self.task.questions(length, 1, SEED)
+        except ValueError as error:
+            return str(error)
+        return ""
 
     @staticmethod
     def reference(task: str) -> str:
@@ -313,7 +373,7 @@ class Retrieval:
         details = {"beyond_window_n": beyond, "chance": self.task.chance}
         score = Score(None, digest, len(questions), details)
         if x.size(1) <= model.max_length:
-            score.scores = [[float(right)] for right in answered_exactly(model, x, y)]
+            score.scores = [[right] for right in answered_exactly(model, x, y)]
         return score
 
     def cost(self, protocol: str, length: int, trained: int) -> int:
@@ -322,8 +382,10 @@ class Retrieval:
 
 
 @torch.no_grad()
-def answered_exactly(model: GPT, x: Tensor, y: Tensor) -> list[bool]:
-    """Whether the likeliest tokens at the end of texts x (N, c) are the answers y (N, t).
+def answered_exactly(model: GPT, x: Tensor, y: Tensor) -> list[float]:
+    """1 where the likeliest tokens at the end of texts x (N, c) are the answers y (N, t), else 0.
+
+    NaN where the logits are not finite.
 
     A text holds all of its answer but the last token: if all t tokens are the likeliest, greedy
     decoding would have written the answer.
@@ -331,8 +393,10 @@ def answered_exactly(model: GPT, x: Tensor, y: Tensor) -> list[bool]:
     device, size = next(model.parameters()).device, max(1, BATCH_TOKENS // x.size(1))
     right = []
     for x_part, y_part in zip(x.split(size), y.split(size), strict=True):
-        likeliest = model.logits(model.hidden(x_part.to(device), last=y.size(1))).argmax(-1)
-        right += (likeliest.cpu() == y_part).all(1).tolist()
+        logits = model.logits(model.hidden(x_part.to(device), last=y.size(1)))  # (n, t, V)
+        highest, likeliest = (part.cpu() for part in logits.max(-1))  # NaN spreads to `highest`
+        exact = (likeliest == y_part).all(1).double()
+        right += exact.where(highest.isfinite().all(1), math.nan).tolist()
     return right
 
 

@@ -101,10 +101,15 @@ class Scores:
         return "-".join(map(str, ends))
 
 
+def check_exists(path: Path) -> None:
+    """ValueError if a results file is missing."""
+    if not path.exists():
+        raise ValueError(f"{path} is missing; experiments/README.md says what writes it")
+
+
 def load(path: Path, against: str) -> list[Summary]:
     """Summaries of a committed results file; ValueError if it is missing."""
-    if not path.exists():
-        raise ValueError(f"{path} is missing; experiments/reproduce.sh writes it")
+    check_exists(path)
     return summarise(comparable(results.read(path)), against)
 
 

@@ -18,7 +18,8 @@ def lines(summaries: list[Summary], protocols: dict[str, str], against: str) -> 
         if not shown:
             continue
         if any(summary.bins for summary in shown):
-            yield from _by_position(shown)
+            for length in sorted({summary.key.length for summary in shown if summary.bins}):
+                yield from _by_position([s for s in shown if s.key.length == length])
             continue
         metric, count = shown[0].row["metric"], max(s.row["count"] for s in shown)
         yield f"\n{protocol}: {metric} by context length, {count} {targets}"
@@ -57,13 +58,18 @@ def _signed(estimate: Estimate | None) -> str:
 def _table(summaries: list[Summary], column: Column) -> Iterator[str]:
     """A row a run and scaling, a column a length."""
     lengths = sorted({summary.key.length for summary in summaries})
-    names = list(dict.fromkeys(summary.name for summary in summaries))
-    width = min(max(map(len, names)), max(30, 79 - 7 * len(lengths)))
-    yield f"{'run (seeds) scaling':<{width}}" + "".join(f"{length:>7}" for length in lengths)
-    for name in names:
+    rows: dict[str, list] = {"run (seeds) scaling": lengths}
+    for name in dict.fromkeys(summary.name for summary in summaries):
         cells = {s.key.length: column(s) for s in summaries if s.name == name}
-        columns = "".join(f"{cells.get(length, '-'):>7}" for length in lengths)
-        yield f"{name[:width]:<{width}}{columns}"
+        rows[name] = [cells.get(length, "-") for length in lengths]
+    yield from _aligned(rows, 7)
+
+
+def _aligned(rows: dict[str, list], width: int) -> Iterator[str]:
+    """Lines with whole names and cells of this width. rows: {name: cells}."""
+    names = max(map(len, rows))
+    for name, cells in rows.items():
+        yield f"{name:<{names}}" + "".join(f"{cell:>{width}}" for cell in cells)
 
 
 def _worse_than_unextended(past: list[Summary]) -> Iterator[str]:
@@ -80,19 +86,18 @@ def _by_depth(summaries: list[Summary]) -> Iterator[str]:
     longest = max(summary.key.length for summary in summaries)
     shown = [s for s in summaries if s.key.length == longest and s.depths]
     if shown:
-        yield f"by depth at {longest}, in tenths: the first is farthest from the question"
-    for summary in shown:
-        yield f"{summary.name[:28]:<29}" + "".join(f"{depth:>5.2f}" for depth in summary.depths)
+        yield f"by depth at {longest}, in equal parts: the first is farthest from the question"
+        rows = {summary.name: [f"{depth:.2f}" for depth in summary.depths] for summary in shown}
+        yield from _aligned(rows, 5)
 
 
 def _by_position(summaries: list[Summary]) -> Iterator[str]:
-    """The loss along the windows, every third bin."""
-    longest = max(summary.key.length for summary in summaries)
-    yield f"\nposition: loss by position in windows of {longest}"
+    """The loss along windows of one length, every third bin."""
+    yield f"\nposition: loss by position in windows of {summaries[0].key.length}"
     all_bins = max((summary.bins or [] for summary in summaries), key=len)
     firsts = [first for first, _, _ in all_bins][::3]
-    yield f"{'from position':<30}" + "".join(f"{first:>6}" for first in firsts)
+    rows: dict[str, list] = {"from position": firsts}
     for summary in summaries:
         losses = {first: f"{loss:.2f}" for first, _, loss in summary.bins or []}
-        columns = "".join(f"{losses.get(first, '-'):>6}" for first in firsts)
-        yield f"{summary.name[:29]:<30}{columns}"
+        rows[summary.name] = [losses.get(first, "-") for first in firsts]
+    yield from _aligned(rows, 6)

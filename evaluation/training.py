@@ -30,14 +30,16 @@ def condense(runs: list[str], path: Path) -> None:
                 raise ValueError(f"{folder} is a second run {row['run']} of seed {row['seed']}")
             rows[key] = row
     path.parent.mkdir(exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+    lines = "".join(json.dumps(row) + "\n" for row in rows.values())
+    path.write_text(lines, encoding="utf-8")
 
 
 def rows_of(folder: Path) -> list[Row]:
     """ValueError if the folder is not one of a finished run."""
     try:
-        config = json.loads((folder / "config.json").read_text())
-        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        config = json.loads((folder / "config.json").read_bytes())
+        metrics = (folder / "metrics.jsonl").read_bytes().splitlines()
+        lines = [json.loads(line) for line in metrics]
         run = {"run": config["name"] or config["pos"], "seed": config["seed"]}
         evaluated = [line for line in lines if "val/loss" in line]
         return [run | {"iter": line["iter"]} | losses_of(line) for line in evaluated]

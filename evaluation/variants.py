@@ -10,6 +10,8 @@ import rope
 from model import GPT, GPTConfig
 from positions import POSITIONS
 
+LENGTHS = "1/4x,1/2x,1x,2x,4x,8x,16x"  # context lengths, if none are given
+
 
 @dataclass
 class Variant:
@@ -25,7 +27,7 @@ def variants(config: GPTConfig, scalings: str | None, factor: float) -> list[Var
     """The variants of a model to score: scalings if it rotates, else what its class offers."""
     if scalings is None and (config.rope_scaling != "none" or config.rope_train_len):
         return [Variant(config.rope_scaling, {})]  # as it was tuned
-    if any(config.can_scale(kind) for kind in config.encodings):
+    if can_scale(config):
         return scaling_variants(scalings, factor)
     offered = [Variant("none", {"beyond": "extend"})]
     if "beyond" in POSITIONS[config.pos].settings:
@@ -34,6 +36,11 @@ def variants(config: GPTConfig, scalings: str | None, factor: float) -> list[Var
     if position.max_length < math.inf:
         offered.append(Variant("slide", {"beyond": "extend"}, window=config.block_size))
     return offered
+
+
+def can_scale(config: GPTConfig) -> bool:
+    """Whether a RoPE scaling would apply to a layer."""
+    return any(config.can_scale(kind) for kind in config.encodings)
 
 
 def scaling_variants(scalings: str | None, factor: float) -> list[Variant]:
@@ -49,14 +56,22 @@ def scaling_variants(scalings: str | None, factor: float) -> list[Variant]:
     return offered
 
 
-def lengths_of(text: str, trained: int) -> list[int]:
-    """Tokens of --lengths: `1024`, or `4x` or `1/4x` the trained length, in rising order."""
-    lengths = set()
-    for word in text.split(","):
-        parts = re.fullmatch(r"([0-9]{1,9}(?:/[1-9][0-9]{0,5})?|[0-9]{0,6}\.[0-9]{1,6})(x?)", word)
-        length = Fraction(parts[1]) * {"x": trained, "": 1}[parts[2]] if parts else Fraction(0)
-        if length < 1 or length.denominator > 1:
-            rule = "tokens (1024) or trained lengths (4x, 1/4x), whole and at least 1"
-            raise ValueError(f"lengths has {word!r}; it must be {rule}")
-        lengths.add(int(length))
-    return sorted(lengths)
+def lengths_of(text: str | None, trained: int) -> list[int]:
+    """Tokens of --lengths: `1024`, or `4x` or `1/4x` the trained length, in rising order.
+
+    None: those of LENGTHS that are whole numbers of tokens.
+    """
+    words = [word.strip() for word in (LENGTHS if text is None else text).split(",")]
+    lengths = {word: length_of(word, trained) for word in words}
+    fractions = [word for word, length in lengths.items() if length is None]
+    if text is not None and fractions:
+        rule = "tokens (1024) or trained lengths (4x, 1/4x), whole and at least 1"
+        raise ValueError(f"--lengths has {fractions[0]!r}; it must be {rule} (1x is {trained})")
+    return sorted({length for length in lengths.values() if length})
+
+
+def length_of(word: str, trained: int) -> int | None:
+    """Tokens of one length of --lengths; None if it is not a whole number of them."""
+    parts = re.fullmatch(r"([0-9]{1,9}(?:/[1-9][0-9]{0,5})?|[0-9]{0,6}\.[0-9]{1,6})(x?)", word)
+    length = Fraction(parts[1]) * {"x": trained, "": 1}[parts[2]] if parts else Fraction(0)
+    return int(length) if length >= 1 and length.denominator == 1 else None

@@ -77,13 +77,16 @@ class Results:
     def record(self, name: str) -> dict:
         """A JSON file of results/; ValueError if it is missing or damaged."""
         path = self.root / f"results/{name}.json"
+        tables.check_exists(path)
         try:
-            return json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} is missing or damaged: {error}") from None
+            return json.loads(path.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged: {error}") from None
 
     def training(self) -> list[dict]:
-        return training.read(self.root / "results/training.jsonl")
+        path = self.root / "results/training.jsonl"
+        tables.check_exists(path)
+        return training.read(path)
 
     def pos(self) -> dict[str, str]:
         """The encoding of each run."""
@@ -329,7 +332,8 @@ def pages(root: Path) -> dict[Path, bytes]:
     """README.md and docs/*.md as they should be."""
     makers = {name: lru_cache(make) for name, make in table_makers(Results(root)).items()}
     paths = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
-    return {path: fill(path.read_text(), makers).encode() for path in paths if path.exists()}
+    texts = {path: path.read_text(encoding="utf-8") for path in paths if path.exists()}
+    return {path: fill(text, makers).encode() for path, text in texts.items()}
 
 
 def pictures(root: Path) -> dict[Path, bytes]:
@@ -353,7 +357,7 @@ def stale(root: Path) -> list[str]:
 def main(argv: list[str], root: Path = ROOT) -> int:
     parser = errors.Parser(prog="python -m experiments.report", description=__doc__)
     add = parser.add_mutually_exclusive_group().add_argument
-    training_help = "run folders to condense into results/training.jsonl first"
+    training_help = "run folders to condense first, in place of all in results/training.jsonl"
     add("--training", nargs="+", metavar="RUN", help=training_help)
     add("--check", action="store_true", help="write nothing; exit with 1 if a file is out of date")
     args = parser.parse_args(argv)
@@ -364,7 +368,9 @@ def main(argv: list[str], root: Path = ROOT) -> int:
             print(f"error: {names} out of date; run python -m experiments.report", file=sys.stderr)
         return 1 if old else 0
     if args.training:
-        training.condense(args.training, root / "results/training.jsonl")
+        path = root / "results/training.jsonl"
+        training.condense(args.training, path)
+        print(f"{path} now holds {len(args.training)} runs and no other", file=sys.stderr)
     for path, now in (pages(root) | pictures(root)).items():
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(now)

@@ -1,14 +1,16 @@
-"""Which runs evaluate.py scores, and what of each."""
+"""Which runs evaluate.py scores, under which names, and what of each."""
 
+import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import data
 from data import tasks
-from evaluation.variants import Variant, lengths_of, variants
+from evaluation.results import Row
+from evaluation.variants import Variant, can_scale, lengths_of, variants
 from model import GPTConfig
 from runtime import checkpoint
 from runtime.folder import runs
@@ -21,6 +23,8 @@ class Plan:
     """One run and what to score of it."""
 
     path: str
+    folder: str  # that holds its checkpoint, from the working directory
+    name: str  # of its rows
     config: GPTConfig
     run: dict[str, object]  # all settings of its training
     sha256: str
@@ -31,8 +35,9 @@ class Plan:
     protocols: tuple[str, ...] | None = None  # of those of the task (None: all)
 
     @property
-    def name(self) -> str:
-        return str(self.run["name"] or self.config.pos)
+    def sha(self) -> str:
+        """What stands for the weights in a row."""
+        return self.sha256[:12]
 
 
 def plan_of(path: str, args: Namespace) -> Plan:
@@ -42,13 +47,97 @@ def plan_of(path: str, args: Namespace) -> Plan:
         raise checkpoint.CheckpointError(f"{path} holds weights without the settings of their run")
     config = checkpoint.config_of(state)
     offered = variants(config, args.rope_scaling, args.rope_factor)
-    for variant in offered:
-        checkpoint.with_overrides(
-            config, **variant.overrides
-        )  # refuses bad settings before any scoring
+    possible = possible_variants(path, config, offered, are_named=args.rope_scaling is not None)
     lengths = lengths_of(args.lengths, config.train_len)
+    folder = os.path.relpath(Path(state["path"]).parent)
+    name = str(state["run"]["name"] or config.pos)
     trained = [state[name] for name in ("run", "sha256", "tokenizer", "data")]
-    return Plan(path, config, *trained, offered, lengths)
+    return Plan(path, folder, name, config, *trained, possible, lengths)
+
+
+def possible_variants(
+    path: str, config: GPTConfig, offered: list[Variant], are_named: bool
+) -> list[Variant]:
+    """The variants that a model can have.
+
+    The others are left out, with a line; ValueError if the user named them.
+    """
+    problems = {v.label: why for v in offered if (why := problem_of(config, v))}
+    if not problems:
+        return offered
+    reason = next(iter(problems.values()))
+    if are_named:
+        raise ValueError(f"{path}: {reason}")
+    print(f"{path}: left out {', '.join(problems)}: {reason}", file=sys.stderr)
+    return [variant for variant in offered if variant.label not in problems]
+
+
+def problem_of(config: GPTConfig, variant: Variant) -> str:
+    """Why a model cannot have a variant; "" if it can."""
+    try:
+        checkpoint.with_overrides(config, **variant.overrides)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def check_scalings(plans: list[Plan], scalings: str | None) -> None:
+    """Name the runs for which --rope_scaling does nothing; ValueError if it is all of them."""
+    if scalings in (None, "none"):
+        return
+    unscaled = [plan.path for plan in plans if not can_scale(plan.config)]
+    why = "no layer both rotates and sees all tokens"
+    if len(unscaled) == len(plans):
+        named = ", ".join(unscaled)
+        raise ValueError(f"rope_scaling does nothing for {named}: {why}; leave it out")
+    for path in unscaled:
+        print(f"{path} is scored without rope_scaling: {why}", file=sys.stderr)
+
+
+class Names:
+    """Names of runs in rows: each stands for one model a seed, in a file and in this call.
+
+    A run has its label; without one the name in its settings, or that of its folder where the
+    first stands for other weights. Other weights in the same folder are the same run, trained
+    further or again: its earlier rows no longer count.
+    """
+
+    def __init__(self, rows: list[Row], path: Path):
+        """rows: those of the file at `path` that count."""
+        self.path = path
+        self.in_file = {(row["run"], row["seed"]): row for row in rows}
+        self.in_call: dict[tuple, str] = {}
+
+    def give(self, plan: Plan, label: str | None) -> Plan:
+        """The plan under its name, with a line where that is not obvious."""
+        seed = plan.run["seed"]
+        names = [label] if label else [plan.name, Path(plan.folder).absolute().name]
+        name = next((name for name in names if self.is_free(name, plan)), None)
+        if name is None:
+            taken = f"{' and '.join(dict.fromkeys(names))}, seed {seed}, stands for other weights"
+            raise ValueError(f"{plan.path}: {taken}, here or in {self.path}; give it a --label")
+        if name not in (label, plan.name):
+            taken = f"{plan.name!r}, seed {seed}, stands for other weights (or give it a --label)"
+            print(f"{plan.path} is named {name!r}, as its folder: {taken}", file=sys.stderr)
+        if self.row_of(name, plan)["checkpoint_sha"] != plan.sha:
+            outdated = f"{plan.path} has other weights than the rows of {name!r}, seed {seed}"
+            print(f"{outdated}: those no longer count", file=sys.stderr)
+        self.in_call[name, seed] = plan.sha
+        return replace(plan, name=name)
+
+    def is_free(self, name: str, plan: Plan) -> bool:
+        """Whether no other model has the name. Rows without a folder are of any."""
+        row, key = self.row_of(name, plan), (name, plan.run["seed"])
+        in_file = row["checkpoint_sha"] == plan.sha or row["folder"] in (None, plan.folder)
+        return in_file and self.in_call.get(key, plan.sha) == plan.sha
+
+    def row_of(self, name: str, plan: Plan) -> Row:
+        """The last row of a name and the plan's seed; where there is none, one of the plan."""
+        own = {"checkpoint_sha": plan.sha, "folder": plan.folder}
+        return self.in_file.get((name, plan.run["seed"]), own)
+
+
+# All runs of out/
 
 
 def all_plans(args: Namespace) -> list[Plan]:

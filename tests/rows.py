@@ -6,7 +6,14 @@ import random
 def row(losses, **changes):
     """A row as evaluate.py writes it. losses: one a score; eight of them are two documents."""
     documents = [list(losses[:3]), list(losses[3:])] if len(losses) == 8 else [[x] for x in losses]
-    cell = {"run": "rope", "seed": 1, "pos": "rope", "scaling": "none", "factor": None}
+    cell = {
+        "run": "rope",
+        "seed": 1,
+        "folder": "out/rope",
+        "pos": "rope",
+        "scaling": "none",
+        "factor": None,
+    }
     cell |= {"length": 16, "trained": 16, "protocol": "matched", "metric": "loss"}
     cell |= {"higher_is_better": False, "checkpoint_sha": "c", "target_set": "s", "targets": "t"}
     return cell | {"count": 8, "scores": documents, "seconds": 1.0} | changes

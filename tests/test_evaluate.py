@@ -1,6 +1,10 @@
 """The command: what it measures, keeps, resumes, prints and refuses."""
 
 import base64
+import json
+import os
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +17,7 @@ import train
 from data import tasks
 from data.corpora import Document
 from evaluation import results, scoring
-from evaluation.scoring import Prose
+from evaluation.scoring import Prose, room_before_targets
 from evaluation.statistics import summarise
 from runtime import checkpoint, errors
 
@@ -76,7 +80,8 @@ def test_one_command_measures_every_scaling_at_every_length(runs, score, capsys)
 
 def test_rows_hold_what_scoring_gives(runs, score, corpus):
     rows = score(runs["rope-1"], "--lengths=4,32", "--rope_scaling=none,yarn,dynamic_ntk")
-    prose = Prose(data.load("small", corpus), 32, (64, 256))
+    small = data.load("small", corpus)
+    prose = Prose(small, room_before_targets(small.documents("val"), 16, 16384), (64, 256))
     for scaling, more in (("none", {}), ("yarn", {"rope_factor": 4.0}), ("dynamic_ntk", {})):
         model, info = checkpoint.load(runs["rope-1"], rope_scaling=scaling, **more)
         for length in (4, 32):  # 4: within the trained length, where it may reuse what it has
@@ -126,19 +131,33 @@ def test_a_killed_evaluation_goes_on_with_the_cells_it_lacks(runs, score, capsys
 
 
 def test_other_targets_or_weights_are_measured_again(runs, score, capsys, tmp_path):
-    argv = (runs["rope-1"], "--rope_scaling=none")
-    score(*argv, "--lengths=16")
-    score(*argv, "--lengths=16,32")  # deeper spans: other targets
+    folder = changed(runs["rope-1"], tmp_path / "copy", lambda s: None)
+    argv = (folder, "--rope_scaling=none", "--lengths=16,32")
+    score(*argv)
+    first = score(*argv, "--tokens=96")
+    assert len(pick(first, seed=1)) == 10
     assert "cells are in" not in capsys.readouterr().err
-    rows = score(runs["rope-2"], "--rope_scaling=none", "--lengths=16,32")
-    assert {row["seed"] for row in rows} == {1, 2}
-    state = checkpoint.read(runs["rope-1"])
-    state["model"]["wte.weight"] *= 2
-    checkpoint.save(tmp_path, {k: v for k, v in state.items() if k not in ("sha256", "path")})
-    again = score(str(tmp_path), "--rope_scaling=none", "--lengths=16,32")
-    assert pick(again, seed=2) == pick(rows, seed=2)
-    before = [row["scores"] for row in rows]
-    assert all(row["scores"] not in before for row in pick(again, seed=1))
+    changed(folder, tmp_path / "copy", lambda s: s["model"]["wte.weight"].mul_(2))
+    again = score(*argv)
+    outdated = "has other weights than the rows of 'rope', seed 1: those no longer count"
+    assert f"{folder} {outdated}" in capsys.readouterr().err
+    assert len(again) == 5
+    before = [row["scores"] for row in first]
+    assert all(row["scores"] not in before for row in again)
+
+
+def test_lengths_that_are_asked_for_later_change_no_target(runs, score, capsys):
+    """Also those of `windows`: the row of 1x stays, and the new ones are compared with it."""
+    argv = (runs["rope-1"], "--rope_scaling=none")
+    first = score(*argv, "--lengths=1x,2x", "--tokens=64")
+    rows = score(*argv, "--lengths=1x,16x")
+    err = capsys.readouterr().err
+    assert "2 of 5 cells are in" in err
+    assert rows[: len(first)] == first
+    for protocol in ("matched", "windows"):
+        assert len({row["targets"] for row in pick(rows, protocol=protocol)}) == 1
+    at_1x, _, at_16x = (s for s in summarise(rows, None) if s.key.protocol == "matched")
+    assert at_16x.gain.mean == pytest.approx(at_1x.score.mean - at_16x.score.mean, abs=2e-5)
 
 
 def test_the_curves_are_in_wandb(runs, score, offline_wandb):
@@ -158,11 +177,14 @@ def test_the_curves_are_in_wandb(runs, score, offline_wandb):
         (["--lengths=1/3x"], "lengths has '1/3x'"),
         (["--lengths=4y"], "lengths has '4y'"),
         (["--lengths=1x,,2x"], "lengths has ''"),
-        (["--lengths=99999999"], "length 99999999 does not fit: the longest held-out document"),
+        (["--lengths=1x,,2x"], "--lengths has ''"),
+        (["--lengths="], "--lengths has ''"),
+        (["--lengths=1x,9999,99999999"], "--lengths has 9999, 99999999: targets of small have "),
         (["--rope_scaling=yran"], "rope_scaling is 'yran'; it must be one of none, linear"),
         (["--rope_factor=0.5"], "rope_factor is 0.5; it must be at least 1"),
         (["--tokens=0"], "tokens is 0; it must be at least 1"),
-        (["--passkey", "--lengths=64"], "is not among the"),
+        (["--passkey"], "passkey needs the characters 0 1 2 3 4 5 6 7 8 9 [ ]"),
+        (["--rope_factor=nan"], "rope_factor is nan; it must be a finite number"),
         (["--passkey", "--tokens=9"], "tokens does nothing with --task passkey; leave it out"),
         (["--keys=9"], "keys does nothing with --task prose; leave it out"),
         (["--task=poems"], "task is 'poems'; it must be one of prose, passkey"),
@@ -176,6 +198,105 @@ def test_a_mistake_is_one_sentence(runs, score, argv, message):
     with pytest.raises(ValueError, match=r"^.+$") as error:
         score(runs["rope-1"], *argv)
     assert message in str(error.value)
+
+
+# What is left out, and what is refused
+
+
+def with_config(folder, tmp_path, **settings):
+    """A copy of a run whose model has other settings."""
+    return changed(folder, tmp_path, lambda s: s["config"].update(settings))
+
+
+@pytest.mark.parametrize(
+    ("trained", "lengths"), [(10, (5, 10, 20, 40, 80, 160)), (7, (7, 14, 28, 56, 112)), (1, ())]
+)
+def test_default_lengths_are_whole(runs, score, tmp_path, trained, lengths, capsys):
+    folder = with_config(runs["rope-1"], tmp_path / "run", block_size=trained)
+    rows = score(folder, "--rope_scaling=none")
+    assert {row["length"] for row in rows} == {*(lengths or (1, 2, 4, 8, 16))}
+    assert capsys.readouterr().err.count("left out") == 0
+    with pytest.raises(ValueError, match=rf"^--lengths has '1/4x'; .* \(1x is {trained}\)$"):
+        score(folder, "--lengths=1x,1/4x")
+
+
+def test_default_lengths_fit_the_documents(runs, score, monkeypatch, capsys):
+    short = [(i, i + 100) for i in range(0, 800, 100)]
+    monkeypatch.setattr(data.Dataset, "documents", lambda self, split: short)
+    rows = score(runs["rope-1"], "--rope_scaling=none", "--tokens=999999")
+    assert {row["length"] for row in rows} == {4, 8, 16, 32, 64}
+    assert {row["count"] for row in pick(rows, protocol="matched")} == {8 * scoring.SPAN}
+    reason = "128, 256: targets of small have 64 tokens before them (see --longest)\n"
+    assert capsys.readouterr().err.count(f"left out of the default lengths {reason}") == 1
+    with pytest.raises(ValueError, match=r"^--lengths has 128: targets of small have 64 tokens"):
+        score(runs["rope-1"], "--lengths=1x,8x")
+
+
+def test_a_space_after_a_comma_separates_lengths_too(runs, score):
+    rows = score(runs["rope-1"], "--lengths", "1x, 2x", "--rope_scaling=none")
+    assert {row["length"] for row in rows} == {16, 32}
+
+
+def test_default_scalings_that_a_model_cannot_have_are_left_out(runs, score, tmp_path, capsys):
+    two_channels = with_config(runs["rope-1"], tmp_path / "run", rope_fraction=0.25)
+    scalings = {row["scaling"] for row in score(two_channels, "--lengths=16")}
+    assert scalings >= {"none", "linear", "dynamic_linear"}
+    assert not scalings & {"ntk", "dynamic_ntk"}
+    assert f"{two_channels}: left out ntk, dynamic_ntk: " in capsys.readouterr().err
+    with pytest.raises(ValueError, match=f"^{two_channels}: .*needs 4 or more"):
+        score(two_channels, "--rope_scaling=none,ntk")
+
+
+def test_a_scaling_that_applies_to_no_layer_is_named(runs, score, capsys):
+    argv = (runs["learned"], "--lengths=16", "--rope_scaling=yarn")
+    score(runs["rope-1"], *argv)
+    assert f"{runs['learned']} is scored without rope_scaling: no layer" in capsys.readouterr().err
+    score(*argv, "--rope_scaling=none")
+    assert "without rope_scaling" not in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"^rope_scaling does nothing for .*learned: no layer"):
+        score(*argv)
+
+
+def test_a_reference_without_rows_is_named(runs, score, capsys):
+    argv = (runs["learned"], "--lengths=16")
+    score(*argv)
+    assert "--against" not in capsys.readouterr().err
+    score(*argv, "--against=nobody")
+    assert "--against: no rows of 'nobody' at its trained length" in capsys.readouterr().err
+    score(*argv, "--against=learned")
+    assert "--against" not in capsys.readouterr().err
+
+
+def test_a_score_that_is_not_finite_is_one_sentence(runs, score, tmp_path):
+    other = changed(runs["rope-1"], tmp_path / "run", lambda s: s["model"]["wte.weight"].mul_(1e38))
+    message = f"^the loss of {other} none at 16 tokens is not finite; score an earlier checkpoint"
+    with pytest.raises(errors.DivergedError, match=message):
+        score(other, *ONE_CELL)
+    assert not (tmp_path / "rows.jsonl").exists()
+
+
+def test_rows_of_another_call_are_not_shown(runs, score, tmp_path, capsys):
+    """Two trained lengths: the losses by position of each under the length of its windows."""
+    half = with_config(runs["sinusoidal"], tmp_path / "half", block_size=8)
+    score(half, "--lengths=1x")
+    capsys.readouterr()
+    score(half, runs["rope-1"], "--lengths=1x,4x", "--rope_scaling=none")
+    out = capsys.readouterr().out
+    tables = out.split("position: loss by position in windows of ")[1:]
+    assert [table.split("\n")[0] for table in tables] == ["32", "64"]
+    assert [[line.split()[0] for line in t.splitlines()[2:4] if line] for t in tables] == [
+        ["sinusoidal", "sinusoidal"],
+        ["rope"],
+    ]
+
+
+def test_a_link_to_a_file_of_rows_stays_a_link(runs, corpus, tmp_path):
+    target, link = tmp_path / "target.jsonl", tmp_path / "link.jsonl"
+    link.symlink_to(target)
+    where = [f"--data_dir={corpus}", f"--json={link}", "--wandb=disabled"]
+    evaluate.main([*where, *FAST, runs["rope-1"], *ONE_CELL])
+    assert link.is_symlink()
+    assert len(results.read(target)) == 3
 
 
 def test_runs_of_several_datasets_are_not_mixed(runs, score, corpus, tmp_path):
@@ -195,18 +316,89 @@ def changed(folder, tmp_path, change):
     return str(tmp_path)
 
 
-def test_two_models_of_one_name_and_seed_are_refused(runs, score, tmp_path, capsys):
-    other = changed(runs["rope-1"], tmp_path, lambda s: s["model"]["wte.weight"].mul_(2))
-    with pytest.raises(
-        ValueError, match="are both 'rope', seed 1; train one with a different --name"
+# Names
+
+
+@pytest.fixture
+def other(runs, tmp_path):
+    """A run of the name and seed of rope-1, with other weights, in a folder of its own."""
+    return changed(runs["rope-1"], tmp_path / "other", lambda s: s["model"]["wte.weight"].mul_(2))
+
+
+ONE_CELL = ("--lengths=16", "--rope_scaling=none")
+
+
+def names(rows):
+    return {row["run"]: row["folder"] for row in rows}
+
+
+def test_two_runs_of_one_name_and_seed_are_told_apart_by_their_folders(runs, score, other, capsys):
+    rows = score(runs["rope-1"], other, *ONE_CELL)
+    folders = {
+        name: os.path.relpath(path) for name, path in (("rope", runs["rope-1"]), ("other", other))
+    }
+    assert names(rows) == folders
+    out, err = capsys.readouterr()
+    assert f"{other} is named 'other', as its folder: 'rope', seed 1, stands for other" in err
+    assert "rope (1) none" in out
+    assert "other (1) none" in out
+    assert score(other, *ONE_CELL) == score(runs["rope-1"], *ONE_CELL) == rows  # and they stay
+    assert capsys.readouterr().err.count("3 of 3 cells are in") == 2
+
+
+def test_a_run_takes_no_rows_from_another_folder(runs, score, other):
+    first = score(runs["rope-1"], *ONE_CELL)
+    rows = score(other, *ONE_CELL)
+    assert rows[: len(first)] == first
+    assert names(rows).keys() == {"rope", "other"}
+
+
+def test_seeds_of_one_name_are_one_group(runs, score, capsys):
+    assert names(score(runs["rope-1"], runs["rope-2"], *ONE_CELL)).keys() == {"rope"}
+    assert "is named" not in capsys.readouterr().err
+
+
+def test_rows_of_the_first_release_do_not_know_their_folder(runs, score, other, tmp_path, capsys):
+    rows = score(runs["rope-1"], *ONE_CELL)
+    path = tmp_path / "rows.jsonl"
+    for row in rows:
+        del row["folder"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    assert len(score(other, *ONE_CELL)) == 3
+    assert "those no longer count" in capsys.readouterr().err
+
+
+def test_a_label_names_a_run(runs, score, other, capsys):
+    rows = score(runs["rope-1"], other, *ONE_CELL, "--label=a,b")
+    assert names(rows).keys() == {"a", "b"}
+    rows = score(other, runs["rope-1"], *ONE_CELL, "--label=c", "--label", "d")
+    assert list(names(rows)) == ["a", "b", "c", "d"]
+    assert "d (1) none" in capsys.readouterr().out
+
+
+def test_a_name_that_is_taken_is_refused_with_the_way_out(runs, score, other, tmp_path):
+    taken = "seed 1, stands for other weights, here or in .*; give it a --label$"
+    with pytest.raises(ValueError, match=f"^{other}: a, {taken}"):
+        score(runs["rope-1"], other, *ONE_CELL, "--label=a,a")
+    score(runs["rope-1"], *ONE_CELL, "--label=other")
+    score(runs["rope-1"], *ONE_CELL)
+    with pytest.raises(ValueError, match=f"^{other}: rope and other, {taken}"):
+        score(other, *ONE_CELL)
+    (tmp_path / "other/ckpt.prev.pt").write_bytes((Path(runs["rope-1"]) / "ckpt.pt").read_bytes())
+    both = f"{other}/ckpt.pt", f"{other}/ckpt.prev.pt"
+    with pytest.raises(ValueError, match=taken):  # two checkpoints of one folder
+        score(*both, *ONE_CELL)
+    assert names(score(*both, *ONE_CELL, "--label=last,before")).keys() >= {"last", "before"}
+
+
+def test_labels_that_do_not_fit_the_runs_are_refused(runs, score):
+    for labels, message in (
+        ("a,b", "there are 2 labels and 1 runs; name the runs, and give each a --label"),
+        ("a b", "label has 'a b'; it must be letters, digits, . _ or -"),
+        ("", "label has ''"),
     ):
-        score(runs["rope-1"], other)
-    score(runs["rope-1"], "--lengths=16", "--rope_scaling=none")
-    score(other, "--lengths=16", "--rope_scaling=none")
-    assert (
-        "has other weights than the rows of 'rope', seed 1: those no longer count"
-        in capsys.readouterr().err
-    )
+        with pytest.raises(ValueError, match=re.escape(message)):
+            score(runs["rope-1"], f"--label={labels}")
 
 
 def test_data_that_changed_since_training_are_refused(runs, score, tmp_path):
@@ -249,14 +441,16 @@ def test_a_run_that_has_changed_since_it_was_planned_is_not_scored(
     runs, score, tmp_path, monkeypatch
 ):
     folder = changed(runs["rope-1"], tmp_path / "copy", lambda s: None)
-    original = evaluate.check_names
+    original = evaluate.fit_lengths
 
-    def meanwhile(plans, rows):
+    def meanwhile(*args):
         changed(runs["rope-1"], tmp_path / "copy", lambda s: s["model"]["wte.weight"].mul_(2))
-        return original(plans, rows)
+        return original(*args)
 
-    monkeypatch.setattr(evaluate, "check_names", meanwhile)
-    with pytest.raises(checkpoint.CheckpointError, match="changed meanwhile; start again"):
+    monkeypatch.setattr(evaluate, "fit_lengths", meanwhile)
+    with pytest.raises(
+        checkpoint.CheckpointError, match="changed meanwhile; stop its training, or"
+    ):
         score(folder, "--lengths=16", "--rope_scaling=none")
 
 
@@ -404,9 +598,14 @@ def test_a_task_that_is_added_is_prepared_trained_scored_and_printed(
     flags += ["--eval_tokens=64", "--name=echo-rope", f"--out_dir={tmp_path / 'run'}"]
     assert train.main(flags) == errors.DONE
     argv = ("--task=echo", "--keys=5", "--lengths=16,32", "--rope_scaling=none")
-    rows = score(str(tmp_path / "run"), *argv)
+    argv = (str(tmp_path / "run"), *argv)
+    rows = score(*argv)
     assert [(r["protocol"], r["metric"], r["count"]) for r in rows] == [("echo", "accuracy", 5)] * 2
     out = capsys.readouterr().out
     assert "echo: accuracy by context length, 5 questions, by depth of the answer" in out
     assert "echo-rope (1) none" in out
     assert "echo" in scoring.task_names()
+    for keys in (1, 9):  # fewer than the tenths in which their depths are shown
+        rows = score(*argv, f"--keys={keys}")
+        assert [row["count"] for row in rows[-2:]] == [keys] * 2
+    assert len(rows) == 6

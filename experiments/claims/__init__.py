@@ -33,7 +33,7 @@ from runtime.config import with_defaults
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = "results/claims"
-FILES = {  # one a longest length for prose: that length decides which targets are scored
+FILES = {  # one a longest length for prose
     "prose": "prose-{}x.jsonl",
     "keys": "keys.jsonl",
 }
@@ -229,7 +229,8 @@ def plan_of(model: Trained, run: Path, task: str, ratios: tuple[int, ...]) -> ev
     if model.make is not GPT:
         build = partial(checkpoint.build, make=model.make)
         offered = [replace(variant, build=build) for variant in offered]
-    return replace(plan, variants=offered, protocols=PROTOCOLS)
+    # Not its path: a model that was trained into another --out takes the place of the first.
+    return replace(plan, folder=run.name, variants=offered, protocols=PROTOCOLS)
 
 
 def held_out(state: dict, length: int, count: int) -> Tensor:
@@ -244,4 +245,4 @@ def record(name: str, results: dict) -> None:
     """Write what a script measures without evaluate.py: results/claims/NAME.json."""
     path = ROOT / RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
+    path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

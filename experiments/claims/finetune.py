@@ -10,7 +10,7 @@ from runtime import errors
 
 SCALINGS = ("none", "linear", "ntk", "yarn")
 STEPS = (10, 30, 100, 300, 1000)
-RATIOS = (1, 4, 8)  # 8x as the longest: the same targets as in most scripts
+RATIOS = (1, 4, 8)  # 8x as the longest: in the same file as most scripts
 ZERO_SHOT = [Variant("none", {"rope_scaling": "none"})]
 ZERO_SHOT += [Variant(name, {"rope_scaling": name, "rope_factor": 4.0}) for name in SCALINGS[1:]]
 FLAGS = {

@@ -67,6 +67,7 @@ def test_a_bad_line_is_named_and_the_rest_counts(path, bad, capsys):
     "change",
     [
         {"seed": None},
+        {"folder": 1},
         {"length": "16"},
         {"scores": [[]]},
         {"scores": [1.0]},
@@ -86,6 +87,13 @@ def test_a_row_is_checked_before_it_is_stored_and_when_it_is_read(path, change, 
         file.write(json.dumps(row(flat(0), length=32) | change) + "\n")
     assert len(results.read(path)) == 1
     assert f":2: skipped a bad line: {next(iter(change))}" in capsys.readouterr().err
+
+
+def test_a_row_of_the_first_release_has_no_folder(path):
+    path.parent.mkdir()
+    old = {name: value for name, value in row(flat(0)).items() if name != "folder"}
+    path.write_text(json.dumps(old) + "\n", encoding="utf-8")
+    assert results.read(path) == [old | {"folder": None}]
 
 
 def test_a_line_without_its_end_does_not_swallow_the_next_row(path, capsys):

@@ -90,7 +90,7 @@ def test_a_bigram_loses_what_its_table_says_and_the_same_at_every_length(dataset
     model = Bigram(GPTConfig(**SMALL)).eval()
     deep = [bigram_loss(dataset.val, s + i) for s in prose.spans for i in range(1, 33)]
     assert flat(prose.matched(model, length)).mean() == pytest.approx(np.mean(deep), abs=1e-5)
-    wide = [bigram_loss(dataset.val, s + i) for s in prose.blocks for i in range(1, 65)]
+    wide = [bigram_loss(dataset.val, s + i) for s in prose.blocks(64)[0] for i in range(1, 65)]
     for protocol in (prose.windows, prose.position):
         assert flat(protocol(model, length)).mean() == pytest.approx(np.mean(wide), abs=1e-5)
 
@@ -102,7 +102,7 @@ def test_targets_lie_deep_inside_documents_and_none_twice(dataset, prose):
         ((a, b),) = inside
         assert s + 1 - a >= 64
         assert s + 32 < b
-    for starts, span in ((prose.spans, 32), (prose.blocks, 64)):
+    for starts, span in ((prose.spans, 32), prose.blocks(64)):
         targets = [s + i for s in starts for i in range(1, span + 1)]
         assert len(set(targets)) == len(targets)
     assert len(prose.spans) == 6
@@ -144,8 +144,9 @@ def test_matched_is_one_forward_pass_a_target_with_that_much_before_it(dataset, 
 @torch.no_grad()
 def test_windows_and_positions_are_one_forward_pass_a_target(dataset, prose, settings):
     model, length = make(**settings), 64
-    slow = np.empty((len(prose.blocks), length))
-    for b, s in enumerate(prose.blocks):
+    starts, _ = prose.blocks(length)
+    slow = np.empty((len(starts), length))
+    for b, s in enumerate(starts):
         for i in range(length):
             # A dynamic factor follows the window, so that all of the window must be read.
             ids = torch.from_numpy(dataset.val[s : s + length].astype(np.int64))
@@ -211,9 +212,65 @@ def test_equal_digests_mean_equal_targets(dataset, prose, model):
     assert Prose(dataset, 64, (96, 704)).matched(model, 16).targets != digests[0]
 
 
-def test_a_length_that_no_document_holds_is_refused(dataset):
-    with pytest.raises(ValueError, match=r"length 380 does not fit: .* made takes 378 at most"):
-        Prose(dataset, 380, (192, 704))
+def test_lengths_are_scored_as_far_as_the_targets_leave_room(prose):
+    assert prose.problem(64) == ""
+    assert prose.problem(65) == "targets of made have 64 tokens before them (see --longest)"
+
+
+def documents(*sizes):
+    """(start, end) of documents of so many tokens before and after a span."""
+    ends = np.cumsum([size + scoring.SPAN + 1 for size in sizes]).tolist()
+    return list(zip([0, *ends], ends, strict=False))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "trained", "limit", "room"),
+    [
+        ((153204, 159500, 174634, 177481), 256, 16384, 16384),  # 64x, of the corpus of the README
+        ((153204, 159500, 174634, 177481), 256, 10**6, 131072),
+        ((9000, 9000, 5000, 4095, 80), 32, 16384, 2048),  # four documents hold it, and not 4096
+        ((9000, 9000, 5000, 4096, 80), 32, 16384, 4096),
+        ((9000, 9000, 80, 80), 256, 16384, 8192),  # two hold 1x: as much as those two do
+        ((9000, 300, 80, 80), 256, 16384, 256),
+        ((310,) * 3 + (305,), 300, 16384, 300),  # no power of two from 300 to 305
+        ((100, 90), 300, 16384, 64),  # none holds 1x: the longest one
+        ((9000, 9000, 9000), 32, 16384, 8192),  # all there are
+        ((25000,) * 4, 20000, 16384, 20000),  # never less than 1x
+    ],
+)
+def test_the_room_before_the_targets_follows_from_the_documents(sizes, trained, limit, room):
+    assert scoring.room_before_targets(documents(*sizes), trained, limit) == room
+
+
+def test_documents_without_a_target_are_refused():
+    with pytest.raises(ValueError, match="no held-out document is longer than 33 tokens"):
+        scoring.room_before_targets(documents(0, 0), 16, 16384)
+
+
+def opened(dataset, trained=L, **counts):
+    defaults = {name: default for name, (default, _) in Prose.counts.items()}
+    request = scoring.Request("prose", None, lambda: dataset, trained, defaults | counts)
+    return Prose.open(request)
+
+
+def test_models_of_any_trained_length_have_the_same_targets(dataset):
+    """All three documents hold 32 tokens and a span."""
+    sets = {opened(dataset, trained).target_set for trained in (4, L, 32)}
+    assert len(sets) == 1
+    assert opened(dataset).longest == 32
+    assert opened(dataset, trained=100).longest == 256  # which two documents alone hold
+    assert opened(dataset, longest=8).longest == L
+
+
+def test_blocks_are_the_same_for_all_lengths_that_they_hold(dataset, monkeypatch):
+    monkeypatch.setattr(scoring, "BLOCK", 32)
+    prose = Prose(dataset, 64, (192, 704))
+    starts = [prose.blocks(length)[0].tolist() for length in (4, 16, 32)]
+    assert starts[0] == starts[1] == starts[2]
+    wide, covered = prose.blocks(64)  # a window that is longer than a block is its own
+    assert covered == 64
+    assert len(wide) == 11
+    assert prose.windows(make(), 64).scores
 
 
 def test_logits_in_pieces_and_windows_in_batches_change_nothing(model, monkeypatch):
@@ -271,6 +328,26 @@ class Reader(GPT):
 
     def logits(self, x):
         return x
+
+
+def test_a_length_without_room_for_a_question_is_named():
+    keys = scoring.Retrieval(Codes(), 40)
+    assert keys.problem(10) == ""
+    assert keys.problem(9).startswith("length 9 is too short for a question")
+
+
+@torch.no_grad()
+def test_answers_of_logits_that_are_not_finite_are_not_wrong_but_missing():
+    model = make()
+    x, y = torch.randint(V, (3, 9)), torch.randint(V, (3, 4))
+    whole = scoring.answered_exactly(model, x, y)
+    assert set(whole) <= {0, 1}
+    model.wte.weight[x[1, 0]] = math.inf
+    found = scoring.answered_exactly(model, x, y)
+    assert math.isnan(found[1])
+    assert not scoring.Score([[1.0], [found[1]]], "", 2).is_finite
+    assert scoring.Score([[1.0], [0.5]], "", 2).is_finite
+    assert scoring.Score(None, "", 2).is_finite
 
 
 @pytest.mark.parametrize("length", [64, 256])

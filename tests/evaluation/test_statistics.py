@@ -1,6 +1,7 @@
 """Intervals, differences and groups, by slow loops and by hand; the tables of the terminal."""
 
 import random
+import re
 
 import numpy as np
 import pytest
@@ -157,6 +158,39 @@ def test_tables_are_plain_text_under_80_columns():
     assert "rope (1) none: worse than not extending at 32, 64, 128, 131072" in lines
     asked = summarise([retrieval([1.0] * 10)], "rope")
     assert any("1.000" in line for line in terminal.lines(asked, {"passkey": "keys"}, "rope"))
+
+
+def test_long_names_of_runs_stay_apart():
+    run = "a-name-of-a-run-of-34-characters-"
+    rows = [row(flat(c), run=run + c, length=n) for c in "ab" for n in (16, 32)]
+    bins = [[2**i, 2 ** (i + 1) - 1, 1.5] for i in range(4)]
+    rows += [row(flat(c), run=run + c, protocol="position", bins=bins) for c in "ab"]
+    lines = "\n".join(terminal.lines(summarise(rows, run + "a"), Prose.protocols, run + "a"))
+    loss, *differences, position = [
+        [line for line in part.splitlines() if line.startswith(run)]
+        for part in re.split("^.*run \\(seeds\\).*$|^from position.*$", lines, flags=re.MULTILINE)[
+            1:
+        ]
+    ]
+    assert len(differences) == 2
+    for table in (loss, *differences, position):
+        assert [line.split()[:3] for line in table[:2]] == [[run + c, "(1)", "none"] for c in "ab"]
+        assert len({len(line) for line in table[:2]}) == 1
+
+
+def test_losses_by_position_are_headed_by_the_length_of_their_windows():
+    def along(run, length, **more):
+        bins = [[i, i, 1.5] for i in range(length // 4)]
+        return row(flat(0), run=run, protocol="position", length=length, bins=bins) | more
+
+    refused = {"scores": None, "bins": None}
+    rows = [along("rope", 32), along("alibi", 64), along("learned", 64, **refused)]
+    lines = list(terminal.lines(summarise(rows, "rope"), Prose.protocols, "rope"))
+    heads = [i for i, line in enumerate(lines) if "position: loss by position in windows" in line]
+    assert [lines[i].split()[-1] for i in heads] == ["32", "64"]
+    names = [[line.split()[0] for line in lines[i + 2 :][:2]] for i in heads]
+    assert names[0][0] == "rope"
+    assert names[1] == ["alibi", "learned"]
 
 
 def test_resampling_weights_sum_to_one():

@@ -448,6 +448,7 @@ def test_only_what_compares_lengths_is_scored(tmp_path, corpus, monkeypatch):
     cells = {(row["run"], row["scaling"], row["length"] / row["trained"]) for row in rows}
     tiny = {("tiny", scaling, ratio) for scaling in ("none", "yarn") for ratio in (1, 2)}
     assert cells == {*tiny, ("short", "none", 1)}
+    assert {row["folder"] for row in rows} == {"tiny-1337", "short-1337"}
 
 
 def test_an_encoding_of_a_script_is_trained_and_scored(tmp_path, corpus, monkeypatch):

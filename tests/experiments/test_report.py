@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -325,13 +327,14 @@ def test_looks_differ_also_when_colours_run_out():
 # Training
 
 
-def test_validation_losses_are_condensed(root, tmp_path):
+def test_validation_losses_are_condensed(root, tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text('{"name": null, "pos": "alibi", "seed": 7}')
     rows = [{"iter": 1, "train/loss": 3.0}, {"iter": 2, "val/loss": 2.123456, "val/loss_4x": 1.5}]
     write(run / "metrics.jsonl", rows)
     assert report.main(["--training", str(run)], root) == 0
+    assert "training.jsonl now holds 1 runs and no other" in capsys.readouterr().err
     (kept,) = map(json.loads, (root / "results/training.jsonl").read_text().splitlines())
     assert kept == {"run": "alibi", "seed": 7, "iter": 2, "val/loss": 2.12346, "val/loss_4x": 1.5}
 
@@ -354,9 +357,10 @@ def test_a_run_that_cannot_be_condensed_is_named(root, config, metrics, says):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("results/prose.jsonl", None, "prose.jsonl is missing; experiments/reproduce.sh writes it"),
+        ("results/prose.jsonl", None, "prose.jsonl is missing; experiments/README.md says what"),
+        ("results/bench.json", None, "bench.json is missing; experiments/README.md says what"),
         ("results/passkey.jsonl", "[1]", "passkey.jsonl is a JSON array"),
-        ("results/bench.json", "{", "bench.json is missing or damaged"),
+        ("results/bench.json", "{", "bench.json is damaged: "),
         ("README.md", "<!-- report rooms -->\n", "<!-- report rooms --> marks no table; there"),
         ("README.md", "<!-- report room -->\n", "<!-- /report room --> must be lines of the page"),
         (
@@ -372,6 +376,25 @@ def test_what_is_missing_is_named(root, file, content, message):
     with pytest.raises(ValueError, match=r"^.+$") as error:
         report.pages(root)
     assert message in str(error.value)
+
+
+def test_a_figure_is_not_drawn_of_a_missing_file(root):
+    (root / "results/training.jsonl").unlink()
+    with pytest.raises(ValueError, match=r"training\.jsonl is missing; experiments/README\.md"):
+        report.Results(root).training()
+
+
+def test_pages_are_utf_8_whatever_the_locale(root):
+    """In a process of its own, since Python reads the locale once."""
+    report.main([], root)
+    assert "±".encode() in (root / "docs/results.md").read_bytes()
+    code = "import sys; from pathlib import Path; from experiments import report; "
+    code += "p = report.pages(Path(sys.argv[1])); sys.exit(any(f.read_bytes() != p[f] for f in p))"
+    flags = ["-X", "utf8=0", "-X", "warn_default_encoding"]
+    flags.append("-Werror::EncodingWarning:experiments.report")  # matplotlib's do not count
+    command = [sys.executable, *flags, "-c", code, str(root)]
+    done = subprocess.run(command, cwd=report.ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_bad_line_of_results_is_named_and_the_rest_counts(root, capsys):
