@@ -334,13 +334,13 @@ def show(cells: list[Cell], rows: list[Row], task: Task, args: Namespace) -> Non
     if args.plot:
         first_protocol = next(iter(task.protocols))
         main = [summary for summary in summaries if summary.key.protocol == first_protocol]
-        plot(main, task.unit, Path(args.plot))
+        plot(main, task.unit, Path(args.plot).expanduser())
 
 
 def evaluate(plans: list[Plan], args: Namespace) -> None:
     """Score the cells that the file lacks, then print and draw all cells of this call."""
     device, task = pick_device(args.device), open_task(plans, args)
-    path = Path(args.json or f"results/{task.name}.jsonl")
+    path = Path(args.json or f"results/{task.name}.jsonl").expanduser()
     rows = results.read(path)
     names = Names(rows, path)
     labels = args.label or [None] * len(plans)

@@ -1,5 +1,6 @@
 """Where a run runs: its device, its precision, its processes, and the signals that stop it."""
 
+import atexit
 import gc
 import os
 import signal
@@ -13,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
+
+from runtime import errors
 
 PATIENCE = timedelta(minutes=10)  # how long processes wait for one that evaluates or downloads
 
@@ -98,7 +101,12 @@ def processes() -> Iterator[Process]:
     # torchrun's store outlives a restart: keys that dead processes wrote must not be read again.
     store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=PATIENCE)
-    yield Process(rank, world, int(os.environ["LOCAL_RANK"]))
+    try:
+        yield Process(rank, world, int(os.environ["LOCAL_RANK"]))
+    except BaseException as error:
+        # The threads of the group that is left behind would abort the interpreter's exit.
+        atexit.register(os._exit, errors.exit_code(error))
+        raise
     # A model that DDP wraps still holds the group, whose threads must end before the process.
     gc.collect()
     # Not in a `finally`: after an error it would wait for the others, which wait for this process.

@@ -71,7 +71,8 @@ def _lost_process(error: BaseException) -> bool:
 
 def message(error: BaseException) -> str:
     """One line that says what is wrong and what would be right."""
-    text = OF_TORCH.get(type(error).__name__) or _message_of_others(error) or str(error)
+    cause = getattr(error, "inner_exception", error)  # torch's compiler wraps what it raises
+    text = OF_TORCH.get(type(cause).__name__) or _message_of_others(error) or str(error)
     if isinstance(error, KeyboardInterrupt):
         text = text or "stopped by Ctrl-C"
     return " ".join(text.split()) or type(error).__name__
@@ -164,7 +165,4 @@ def _flush(stream: TextIO | None) -> None:
 def _leave(code: int) -> None:
     _flush(sys.__stdout__)
     _flush(sys.__stderr__)
-    if code and "RANK" in os.environ:
-        # The threads of a process group that an error has left behind would abort the exit.
-        os._exit(code)
     sys.exit(code)

@@ -47,7 +47,7 @@ def _write(path: Path, text: str) -> None:
 def read_status(folder: Path) -> dict:
     """What status.json says; {} where it is missing or is not ours."""
     try:
-        return dict(json.loads((folder / STATUS).read_text()))
+        return dict(json.loads((folder / STATUS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}
 

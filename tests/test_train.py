@@ -214,7 +214,9 @@ def test_a_missing_corpus_is_prepared_and_an_unknown_one_named(flags, tmp_path, 
     (tmp_path / "data").mkdir()
     run(flags, "--dataset=books-bpe", f"--data_dir={tmp_path / 'data'}")
     assert asked == [("books-bpe", tmp_path / "data")]
-    with pytest.raises(data.DataError, match=r"data\.prepare mine --input FILE` makes it"):
+    with pytest.raises(
+        data.DataError, match=r"data\.prepare mine --input FILE --data_dir=.*` makes it"
+    ):
         run(flags, "--dataset=mine", "--overwrite")
 
 

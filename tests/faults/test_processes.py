@@ -174,7 +174,7 @@ def test_an_error_in_the_first_process_alone_while_it_saves_ends_all(
 ):
     """Row 39: nobody else saves, evaluates or writes rows."""
 
-    def unreadable(*_):
+    def unreadable(*_, **__):
         raise checkpoint.CheckpointError("the folder is gone")
 
     monkeypatch.setattr(checkpoint, "save", unreadable)

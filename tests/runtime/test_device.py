@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.exc import BackendCompilerFailed
+from torch._inductor.exc import InvalidCxxCompiler
 
 from runtime import device, errors, setup
 
@@ -37,8 +39,7 @@ def test_a_dtype_that_the_cpu_emulates_is_said(monkeypatch, capsys):
 
 
 def test_a_missing_compiler_is_told_in_one_sentence():
-    inductor = pytest.importorskip("torch._inductor.exc")
-    error = inductor.InvalidCxxCompiler()
+    error = BackendCompilerFailed(torch.compile, InvalidCxxCompiler(), None)
     expected = "compile needs a C++ compiler; install g++, or leave compile out"
     assert errors.message(error) == expected
 
