@@ -22,6 +22,7 @@ def fork(work: Callable[[], None], said: Path) -> int:
     try:
         os.setsid()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup would have it ignored
         signal.signal(signal.SIGINT, signal.default_int_handler)
         file = os.open(said, os.O_CREAT | os.O_WRONLY | os.O_APPEND)
         os.dup2(file, 1)
