@@ -146,7 +146,7 @@ class Stream:
             sys.stdout.flush()
             print(f"\n[{self.trained} tokens: the trained length ends here]", file=sys.stderr)
         if place == 0 and token == self.tokenizer.end_of_text:
-            return  # the start of a document is no text
+            return  # the mark of a start is not part of the text
         known = token < self.tokenizer.vocab_size  # a padded vocabulary has more rows than tokens
         raw = self.tokenizer.decode_bytes([token]) if known else b"\xff"
         print(self.decoder.decode(raw), end="", flush=self.live)

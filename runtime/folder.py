@@ -154,4 +154,5 @@ def save(config: Config, state: dict, first: bool) -> None:
 def leave_folder(config: Config, code: int) -> None:
     by_signal = code > 128
     state = "done" if code == errors.DONE else "stopped" if by_signal else "failed"
+    (config.folder / FRESH_METRICS).unlink(missing_ok=True)  # of a run that never saved
     update_status(config.folder, state=state, exit_code=code)

@@ -131,6 +131,7 @@ def test_an_overwritten_run_stays_until_the_first_save(flags, ended, tmp_path):
     assert "nothing was saved yet. Lower learning_rate" in said
     assert weights(folder) == old
     assert before == {name: (folder / name).read_bytes() for name in before}
+    assert not (folder / "metrics.tmp").exists()
     assert status(folder)["iter"] is None
     run(flags, "--resume", "--max_iters=7")  # it is the old run still
     assert rows(folder)[-1]["iter"] == 7
