@@ -70,6 +70,11 @@ class Dataset:
         return list(zip(starts, [*starts[1:], entry["tokens"]], strict=True))
 
 
+def root_of(data_dir: str | None) -> Path:
+    """The folder that holds the datasets, from --data_dir: no shell expands the ~ in that."""
+    return Path(data_dir).expanduser() if data_dir else DATA
+
+
 def folder_of(name: str, root: Path = DATA) -> Path:
     """The folder of dataset `name`. ValueError when the name could lead anywhere else."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):

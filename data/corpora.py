@@ -191,7 +191,7 @@ def tidy(text: str) -> str:
 
 
 def note(line: str) -> None:
-    """Say on stderr what is no error."""
+    """Say something on stderr that does not stop the work."""
     print(line, file=sys.stderr)
 
 

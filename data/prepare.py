@@ -18,7 +18,7 @@ if not __package__:  # as `python data/prepare.py`, which would look for `data` 
 
 import numpy as np
 
-from data import DATA, MAX_VOCAB, SPLITS, DataError, folder_of, load, sync_folder, tasks
+from data import DATA, MAX_VOCAB, SPLITS, DataError, folder_of, load, root_of, sync_folder, tasks
 from data.corpora import (
     CORPORA,
     GPT2,
@@ -286,8 +286,7 @@ def main(argv: list[str]) -> None:
     add("--tokenizer", choices=KINDS, help="default: what NAME says, else char")
     add("--vocab_size", type=int, metavar="N", help=f"bpe only (default: {DEFAULT_BPE_VOCAB})")
     args = parser.parse_args(argv)
-    # No shell expands the ~ of `--data_dir=~/texts`; a folder of that name is a trap.
-    root = Path(args.data_dir).expanduser() if args.data_dir else DATA
+    root = root_of(args.data_dir)
     prepare(args.name, args.input, args.tokenizer, args.vocab_size, root)
 
 

@@ -204,4 +204,4 @@ def unlike_run(plan: Plan, other: Plan) -> str:
 
 def open_dataset(name: str, plans: list[Plan], args: Namespace) -> data.Dataset:
     folder = args.data_dir or plans[0].run["data_dir"]
-    return data.load(name, Path(folder).expanduser() if folder else data.DATA)
+    return data.load(name, data.root_of(folder))

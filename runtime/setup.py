@@ -186,7 +186,7 @@ def warn_if_not_bit_exact(run: Run, state: dict) -> None:
 
 
 def data_root(config: Config) -> Path:
-    return Path(config.data_dir).expanduser() if config.data_dir else data.DATA
+    return data.root_of(config.data_dir)
 
 
 def open_data(config: Config, process: Process) -> data.Dataset:
