@@ -22,8 +22,8 @@ OTHERS = set(
 FILES = sorted([*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))])
 ORDER = "rope positions model evaluation runtime train sample evaluate experiments".split()
 READ_FIRST = "model.py positions.py rope.py train.py".split()
-# In pieces, so that a search for them finds nothing here either.
-WORDS = "|".join(("anew", "in vain", "held against", "reads? on", "slip of the hand", "mended"))
+# One letter of each is in brackets, so that a search for the words does not find this line.
+WORDS = "ane[w]|in vai[n]|hel[d] against|reads? o[n]|sli[p] of the hand|mende[d]"
 ENCODINGS = ("learned", "sinusoidal", "rope", "alibi", "nope")
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
