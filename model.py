@@ -10,7 +10,8 @@ of keys and values), D head_dim, V vocabulary.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +19,11 @@ from torch import Tensor, nn
 
 from positions import (
     INIT_STD,
+    POSITIONS,
     Place,
     Position,
     PositionConfig,
     check_positions,
-    check_types,
     require,
 )
 
@@ -53,6 +54,7 @@ class GPTConfig(PositionConfig):
         heads = f"of n_head ({self.n_head})"
         require(self.n_embd % self.n_head == 0, self, "n_embd", f"a multiple {heads}")
         require(self.n_head % self.kv_heads == 0, self, "n_kv_head", f"a divisor {heads}")
+        check_layers(self)
         check_positions(self)
 
     @property
@@ -62,6 +64,40 @@ class GPTConfig(PositionConfig):
     @property
     def kv_heads(self) -> int:
         return self.n_kv_head or self.n_head
+
+
+def check_types(config) -> None:
+    """ValueError unless every field of a dataclass instance is of its annotated type."""
+    hints = get_type_hints(type(config))
+    for setting in fields(config):
+        kinds = getattr(hints[setting.name], "__args__", (hints[setting.name],))
+        value = getattr(config, setting.name)
+        # 1 is as good as 1.0, where a float can hold it
+        if type(value) is int and float in kinds and abs(value) < 2**1023:
+            value = float(value)
+            object.__setattr__(config, setting.name, value)
+        require(type(value) in kinds, config, setting.name, f"of type {kinds[0].__name__}")
+        if type(value) is int:  # what an int64 tensor holds
+            require(abs(value) < 2**63, config, setting.name, "below 2**63")
+        finite = type(value) is not float or math.isfinite(value)
+        require(finite, config, setting.name, "a finite number")
+
+
+def check_layers(config: GPTConfig) -> None:
+    """ValueError where layers, window and global_pos do not fit together."""
+    pattern, kinds = config.layers, set(config.layer_kinds)
+    require(pattern and set(pattern) <= {"L", "G"}, config, "layers", "of the letters L and G")
+    require(config.window is None or config.window > 0, config, "window", "at least 1")
+    require(config.window is None or "L" in kinds, config, "window", "left out without an L layer")
+    one_kind = config.window is None and config.global_pos is None
+    rule = "G without window or global_pos: L and G layers would be the same"
+    require(not one_kind or pattern == "G", config, "layers", rule)
+    if config.global_pos is not None:
+        rule = "left out unless layers has both L and G"
+        require(kinds == {"L", "G"}, config, "global_pos", rule)
+        at_input = [p for p in (config.pos, config.global_pos) if POSITIONS[p].at_input]
+        rule = f"left out: {', '.join(at_input)} positions are added at the input, for all layers"
+        require(not at_input, config, "global_pos", rule)
 
 
 def norm(config: GPTConfig) -> nn.Module:
@@ -117,6 +153,7 @@ class Attention(nn.Module):
         kv = config.kv_heads * config.head_dim
         self.c_attn = nn.Linear(config.n_embd, config.n_embd + 2 * kv, bias=config.bias)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.logit_scale = config.logit_scale(self.kind)(config)
 
     def use(self, position: Position) -> None:
         """The layer's encoding. One that layers share is registered in GPT alone."""
@@ -203,18 +240,18 @@ class GPT(nn.Module):
         """Layers of a kind share an encoding, unless its class gives each layer its own."""
         c, shared = self.config, {}
         for kind, encoding in c.encodings.items():
-            key = encoding, c.scales(kind)
+            key = encoding, c.scales(kind), c.theta(kind)
             if not encoding.per_layer and key not in shared:
-                shared[key] = encoding(c, scaled=c.scales(kind))
+                shared[key] = encoding(c, kind=kind)
         self.position, *others = [*shared.values()] or [Position(c)]
-        if others:  # G layers with a different encoding than L, or the same one scaled
+        if others:  # G layers with a different encoding than L, or the same one scaled differently
             (self.global_position,) = others
         self.kinds: dict[str, Position] = {}  # one encoding of each kind, which makes the tables
         for layer, block in enumerate(self.h):
             kind = block.attn.kind
-            encoding, scaled = c.encodings[kind], c.scales(kind)
-            own = encoding(c, layer, scaled) if encoding.per_layer else None
-            block.attn.use(own or shared[encoding, scaled])
+            encoding, scaled, theta = c.encodings[kind], c.scales(kind), c.theta(kind)
+            own = encoding(c, layer, kind) if encoding.per_layer else None
+            block.attn.use(own or shared[encoding, scaled, theta])
             self.kinds.setdefault(kind, block.attn.position)
 
     @torch.no_grad()
@@ -236,6 +273,12 @@ class GPT(nn.Module):
         for block in self.h:
             if block.attn.position.per_layer:
                 yield from block.attn.position.parameters()
+
+    def clamp_encodings(self) -> None:
+        """Put parameters of encodings back into their ranges: after every optimizer step."""
+        for module in self.modules():
+            if isinstance(module, Position):
+                module.clamp()
 
     def forward(
         self, idx: Tensor, targets: Tensor | None = None, positions: Tensor | None = None
@@ -336,7 +379,9 @@ class GPT(nn.Module):
 
     def interpolation_factors(self, length: int) -> tuple[float, ...]:
         """Those of all kinds of layers at this length: what the content of a cache rests on."""
-        return tuple(p.interpolation_factor(length) for p in self.kinds.values())
+        scales = {block.attn.kind: block.attn.logit_scale for block in self.h}
+        parts = (*self.kinds.values(), *scales.values())
+        return tuple(part.interpolation_factor(length) for part in parts)
 
     @torch.no_grad()  # not inference_mode, whose tensors cannot be used in a later training step
     def generate(
@@ -438,7 +483,7 @@ def attend(layer: Attention, q: Tensor, k: Tensor, v: Tensor, at: Place) -> Tens
     size T x S exists.
     """
     (T, S), window = (q.size(2), k.size(2)), layer.window
-    scale = layer.position.logit_scale(at)
+    scale = layer.position.logit_scale(at) * layer.logit_scale(at)
     if isinstance(scale, Tensor):  # one a query
         q, scale = q * scale.to(q.dtype), 1.0
     scale = scale / math.sqrt(layer.config.head_dim)

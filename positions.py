@@ -4,17 +4,19 @@ Position can enter a Transformer at four doors, here in the order of the forward
 the input, `rotate` on queries and keys, `bias` on the attention scores, `logit_scale` on all of
 them. The class `Position` leaves all four shut; an encoding opens one or more and has a name in
 POSITIONS. To add one, write its class, put it into POSITIONS, and declare settings of its own in
-EncodingConfig. `config` is a model.GPTConfig throughout.
+EncodingConfig. A logit scale that grows with the query's position goes with any encoding: see
+LOGIT_SCALES. `config` is a model.GPTConfig throughout.
 
 Letters: B batch, T time (tokens read now), S keys (tokens read so far), C channels, H heads,
 D head_dim, F = D/2 planes.
 """
 
 import math
-from dataclasses import dataclass, field, fields, make_dataclass
-from typing import ClassVar, get_type_hints
+from dataclasses import dataclass, field, fields, make_dataclass, replace
+from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rope
@@ -36,11 +38,16 @@ class EncodingConfig(ScalingConfig):
 
     beyond: str = "extend"  # past block_size: extend, or interpolate (the table of positions)
     rope_theta: float = 10000.0  # base of the rotary frequencies
-    rope_scaling: str = "none"  # none, linear, ntk, ntk_by_parts, yarn, llama3; or dynamic_...
+    rope_scaling: str = "none"  # none, linear, ntk, ntk_by_parts, yarn, llama3, clip; dynamic_...
     rope_factor: float | None = None  # target / trained length (None: block_size / rope_train_len)
     rope_train_len: int | None = None  # length the frequencies were trained at (None: block_size)
-    rope_fraction: float = 1.0  # share of each head's channels that is rotated
+    rope_fraction: float = 1.0  # share of each head's channels that is rotated (GPT-NeoX)
+    rope_p: float = 1.0  # share of the planes that rotate, the fastest of them (p-RoPE)
+    rope_learned: bool = False  # whether a learned factor multiplies each frequency (LeRoPE)
     rope_layout: str = "half"  # channels that share a plane: half (i, i + D/2), interleaved
+    t5_max_distance: int | None = None  # of t5's last range (None: block_size, at least 32)
+    fox_bias: float = 3.0  # forget gates start at sigmoid(fox_bias)
+    alibi_heads: int | None = None  # heads that hard_alibi restricts (None: half of them)
 
 
 def require(holds: bool, config, name: str, rule: str) -> None:
@@ -73,10 +80,12 @@ class Place:
         return self.positions[..., -self.T :]  # (T,) or (B, T)
 
     def distance(self, rows: slice) -> Tensor:
-        """How far each key lies behind each of some queries: (rows, S), or (B, 1, rows, S)."""
+        """How far each key lies behind each of some queries: (1, rows, S), or (B, 1, rows, S).
+
+        Below 0 for a key that the causal mask hides.
+        """
         keys, queries = self.positions, self.query_positions[..., rows]
-        distance = queries[..., :, None] - keys[..., None, :]
-        return distance if distance.dim() == 2 else distance[:, None]
+        return (queries[..., :, None] - keys[..., None, :]).unsqueeze(-3)
 
 
 class Position(nn.Module):
@@ -92,10 +101,10 @@ class Position(nn.Module):
     at_input: ClassVar[bool] = False  # it opens door 1, for all layers at once
     per_layer: ClassVar[bool] = False  # each layer has an instance of its own
 
-    def __init__(self, config, layer: int | None = None, scaled: bool = True):
-        """layer: the layer whose own it is. scaled: whether rope_scaling applies to it."""
+    def __init__(self, config, layer: int | None = None, kind: str = "G"):
+        """layer: the layer whose own it is. kind: of the layers that it serves, L or G."""
         super().__init__()
-        self.config, self.layer = config, layer
+        self.config, self.layer, self.kind = config, layer, kind
 
     @classmethod
     def check(cls, config) -> None:
@@ -103,6 +112,9 @@ class Position(nn.Module):
 
     def initialise(self) -> None:
         """Set its parameters; those of layers come after all other weights of the model."""
+
+    def clamp(self) -> None:
+        """Put parameters that must lie in a range back into it, after an optimizer step."""
 
     @property
     def biased(self) -> bool:
@@ -170,8 +182,8 @@ class Absolute(Position):
 class Learned(Absolute):
     """A trained vector for each of block_size positions (GPT-2); past them it has none."""
 
-    def __init__(self, config, layer: int | None = None, scaled: bool = True):
-        super().__init__(config, layer, scaled)
+    def __init__(self, config, layer: int | None = None, kind: str = "G"):
+        super().__init__(config, layer, kind)
         self.wpe = nn.Parameter(torch.empty(config.block_size, config.n_embd))
 
     @property
@@ -216,16 +228,19 @@ class Rope(Position):
 
     settings = (
         *("rope_theta", "rope_scaling", "rope_factor", "rope_train_len"),
-        *("rope_fraction", "rope_layout", *KNOBS),
+        *("rope_fraction", "rope_p", "rope_learned", "rope_layout", *KNOBS),
     )
     rotary = True
 
-    def __init__(self, config, layer: int | None = None, scaled: bool = True):
-        super().__init__(config, layer, scaled)
+    def __init__(self, config, layer: int | None = None, kind: str = "G"):
+        super().__init__(config, layer, kind)
+        scaled = config.scales(kind)
         self.scaling = config.rope_scaling.removeprefix("dynamic_") if scaled else "none"
         self.dynamic = scaled and self.scaling != config.rope_scaling
         # No buffer: model.to(bfloat16) would round it, and it has no place in a state dict.
         self.fixed = None if self.dynamic else self.frequencies_at(config.factor)
+        if config.rope_learned:  # the logarithms of what multiplies the frequencies
+            self.alpha = nn.Parameter(torch.zeros(self.channels // 2))
 
     @classmethod
     def check(cls, config) -> None:
@@ -235,20 +250,26 @@ class Rope(Position):
             value = getattr(config, name)
             require(value is None or value >= 1, config, name, "at least 1")
         require(0 < config.rope_fraction <= 1, config, "rope_fraction", "above 0, at most 1")
-        require(config.rope_theta > 1, config, "rope_theta", "above 1")
+        require(0 < config.rope_p <= 1, config, "rope_p", "above 0, at most 1")
         for name in cls.settings:
             value = getattr(config, name)  # past these sizes the formulas leave what floats hold
             sane = type(value) is not float or not value or 1e-15 < abs(value) < 1e15
             require(sane, config, name, "of a size from 1e-15 to 1e15")
         # rope.frequencies refuses the rest. Not cls(config): parameters would be drawn for it.
-        Rope(config).frequencies(config.block_size)
+        for kind in config.encodings:
+            Rope(config, kind=kind).frequencies(config.block_size)
+
+    @property
+    def channels(self) -> int:
+        """How many of a head are rotated."""
+        return int(self.config.rope_fraction * self.config.head_dim)
 
     def frequencies_at(self, factor: float) -> rope.Scaled:
         c = self.config
         options = {name: getattr(c, name) for name in rope.settings(self.scaling)}
-        channels = int(c.rope_fraction * c.head_dim)
+        theta = c.theta(self.kind)
         return rope.frequencies(
-            channels, c.rope_theta, self.scaling, factor, c.train_len, **options
+            self.channels, theta, self.scaling, factor, c.train_len, c.rope_p, **options
         )
 
     def frequencies(self, length: int) -> rope.Scaled:
@@ -261,6 +282,8 @@ class Rope(Position):
     def table(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor, float]:
         """cos and sin (T, F), the same for all heads, and what multiplies the scores."""
         inv_freq, attention_factor = self.frequencies(length)
+        if self.config.rope_learned:  # arXiv:2607.10134; one for all heads and layers
+            inv_freq = inv_freq.to(self.alpha.device) * self.alpha.double().exp()
         cos, sin = rope.rotation_table(positions, inv_freq)  # (T, F), or (B, T, F)
         if positions.dim() == 2:
             cos, sin = cos[:, None], sin[:, None]
@@ -295,30 +318,324 @@ class Alibi(Position):
         return (whole + halves)[:heads]
 
     def table(self, positions: Tensor, length: int) -> tuple[Tensor]:
-        return (torch.tensor(self.slopes(), device=positions.device),)  # (H,)
+        return (per_head(torch.tensor(self.slopes(), device=positions.device)),)
 
     def bias(self, at: Place, rows: slice) -> Tensor | None:
         (slopes,) = at.table
-        return -slopes[:, None, None] * at.distance(rows)
+        return -slopes * at.distance(rows)
+
+
+class HardAlibi(Position):
+    """Head h of the first alibi_heads sees its last h + 1 tokens; the others have no position.
+
+    The control that generalizes in length on copying (arXiv:2402.01032).
+    """
+
+    settings = ("alibi_heads",)
+
+    @classmethod
+    def check(cls, config) -> None:
+        heads = config.alibi_heads
+        fits = heads is None or 1 <= heads <= config.n_head
+        require(fits, config, "alibi_heads", f"from 1 to n_head ({config.n_head})")
+
+    def bias(self, at: Place, rows: slice) -> Tensor | None:
+        heads, distance = self.config.n_head, at.distance(rows)
+        restricted = self.config.alibi_heads or max(1, heads // 2)
+        head = per_head(torch.arange(heads, device=distance.device))
+        hidden = (head < restricted) & (distance > head)  # (H, rows, S)
+        return torch.zeros_like(hidden, dtype=torch.float32).masked_fill(hidden, -math.inf)
+
+
+class T5(Position):
+    """A learned bias for each of 32 ranges of distance, shared by all layers (arXiv:1910.10683).
+
+    Distances below 16 have one each; the ranges then grow in proportion up to t5_max_distance,
+    and the last one holds all that is farther. T5 itself has 128 there; the trained length is ours.
+    """
+
+    settings = ("t5_max_distance",)
+    BUCKETS = 32
+
+    def __init__(self, config, layer: int | None = None, kind: str = "G"):
+        super().__init__(config, layer, kind)
+        self.by_bucket = nn.Parameter(torch.empty(self.BUCKETS, config.n_head))
+
+    @classmethod
+    def check(cls, config) -> None:
+        end = config.t5_max_distance
+        require(end is None or end > cls.BUCKETS // 2, config, "t5_max_distance", "above 16")
+
+    def bucket(self, distance: Tensor) -> Tensor:
+        """The range that each distance falls into: int64, of the same shape."""
+        exact = self.BUCKETS // 2
+        end = self.config.t5_max_distance or max(self.config.block_size, self.BUCKETS)
+        distance = distance.clamp(min=0)
+        octaves = torch.log(distance.clamp(min=1).float() / exact) / math.log(end / exact)
+        far = (exact + octaves * exact).long().clamp(max=self.BUCKETS - 1)
+        return torch.where(distance < exact, distance, far)
+
+    def bias(self, at: Place, rows: slice) -> Tensor | None:
+        bias = F.embedding(self.bucket(at.distance(rows)), self.by_bucket)  # (.., 1, rows, S, H)
+        return bias.transpose(-4, -1).squeeze(-1)  # (.., H, rows, S)
+
+
+class Kerple(Position):
+    """Scores fall with the logarithm of distance, by -p ln(1 + a d) (arXiv:2205.09921).
+
+    p and a are learned for each head, and shared by all layers. They stay at 0.01 or above.
+    """
+
+    LEAST = 0.01
+
+    def __init__(self, config, layer: int | None = None, kind: str = "G"):
+        super().__init__(config, layer, kind)
+        self.p = nn.Parameter(torch.empty(config.n_head))
+        self.a = nn.Parameter(torch.empty(config.n_head))
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        self.p.uniform_(0, 2)
+        self.a.uniform_(0, 1)
+        self.clamp()
+
+    @torch.no_grad()
+    def clamp(self) -> None:  # in the forward pass, it would leave no gradient to return with
+        self.p.clamp_(min=self.LEAST)
+        self.a.clamp_(min=self.LEAST)
+
+    def bias(self, at: Place, rows: slice) -> Tensor | None:
+        distance = at.distance(rows).clamp(min=0)
+        return -per_head(self.p) * torch.log1p(per_head(self.a) * distance)
+
+
+class Fire(Position):
+    """An MLP of the distance, as a share of the query's position (arXiv:2310.04418).
+
+    The bias is MLP(ln(1 + |c| d) / ln(1 + |c| max(i, |m| L))) at distance d from query i: within
+    the trained length L and past it, the MLP is asked for inputs from 0 to 1. All layers share it.
+    """
+
+    WIDTH, EPS = 32, 1e-6
+
+    def __init__(self, config, layer: int | None = None, kind: str = "G"):
+        super().__init__(config, layer, kind)
+        self.mlp = nn.Sequential(
+            nn.Linear(1, self.WIDTH),
+            nn.ReLU(),
+            nn.Linear(self.WIDTH, config.n_head, bias=False),  # softmax would cancel a bias
+        )
+        self.c = nn.Parameter(torch.empty(()))
+        self.m = nn.Parameter(torch.empty(()))
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        for linear in (self.mlp[0], self.mlp[2]):
+            linear.reset_parameters()
+        self.c.fill_(0.1)
+        self.m.fill_(1.0)
+
+    def bias(self, at: Place, rows: slice) -> Tensor | None:
+        distance = at.distance(rows).clamp(min=0)
+        queries = column(at.query_positions[..., rows])  # (rows, 1), or (B, 1, rows, 1)
+        least = (self.m * self.config.block_size).abs()
+        longest = torch.maximum(queries.to(least.dtype), least)
+        share = self.squash(distance) / (self.squash(longest) + self.EPS)
+        bias = self.mlp(share[..., None])  # (.., 1, rows, S, H)
+        return bias.transpose(-4, -1).squeeze(-1)  # (.., H, rows, S)
+
+    def squash(self, distance: Tensor) -> Tensor:
+        return torch.log1p(self.c.abs() * distance)
+
+
+class Fox(Position):
+    """A gate a head and token lowers all scores across it: the Forgetting Transformer.
+
+    A query at i sees the key at j through the product of the gates f of the tokens in (j, i],
+    f = sigmoid(w x + b) from the layer's input (arXiv:2503.02130). It has no other position. Gates
+    start near sigmoid(fox_bias), which sets how far back the untrained model sees.
+    """
+
+    settings = ("fox_bias",)
+    per_layer = True
+
+    def __init__(self, config, layer: int | None = None, kind: str = "G"):
+        super().__init__(config, layer, kind)
+        self.gate = nn.Linear(config.n_embd, config.n_head)
+
+    def initialise(self) -> None:
+        nn.init.normal_(self.gate.weight, 0.0, INIT_STD)
+        nn.init.constant_(self.gate.bias, self.config.fox_bias)
+
+    def observe(self, x: Tensor, at: Place, cache) -> Place:
+        log_f = F.logsigmoid(at_least_float32(self.gate(x))).mT  # (B, H, T)
+        if cache is not None:
+            (log_f,) = cache.append((self.layer, "log_f"), log_f)  # (B, H, S)
+        return replace(at, table=(log_f.cumsum(-1),))
+
+    def bias(self, at: Place, rows: slice) -> Tensor | None:
+        (total,) = at.table
+        queries = total[..., -at.T :][..., rows]
+        return queries[..., :, None] - total[..., None, :]  # (B, H, rows, S)
+
+
+class Pope(Position):
+    """Content sets magnitudes, position alone sets angles: polar coordinates (arXiv:2509.10534).
+
+    Each of the D channels has a frequency and, in keys, a learned angle delta in [-2 pi, 0] for
+    each head. Queries and keys become 2 D channels wide.
+    """
+
+    settings = ("rope_theta",)
+    per_layer = True
+
+    def __init__(self, config, layer: int | None = None, kind: str = "G"):
+        super().__init__(config, layer, kind)
+        self.delta = nn.Parameter(torch.zeros(config.kv_heads, 1, config.head_dim))
+
+    def initialise(self) -> None:
+        nn.init.zeros_(self.delta)
+
+    @torch.no_grad()
+    def clamp(self) -> None:  # 0 is the edge: a clamp in the forward pass would hold it there
+        self.delta.clamp_(-2 * math.pi, 0)
+
+    def table(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """cos and sin (T, D), the same for all heads."""
+        inv_freq = rope.unscaled(2 * self.config.head_dim, self.config.theta(self.kind))
+        cos, sin = rope.rotation_table(positions, inv_freq)
+        return (cos, sin) if positions.dim() == 1 else (cos[:, None], sin[:, None])
+
+    def cut(self, table: tuple, start: int, end: int) -> tuple[Tensor, Tensor]:
+        return tuple(part[start:end] for part in table)
+
+    def rotate(self, q: Tensor, k: Tensor, at: Place) -> tuple[Tensor, Tensor]:
+        cos, sin = at.table
+        mu_q, mu_k = (F.softplus(at_least_float32(x)) for x in (q, k))
+        # cos and sin of an angle plus delta
+        across, along = self.delta.cos(), self.delta.sin()  # (H_kv, 1, D)
+        cos_k, sin_k = cos * across - sin * along, sin * across + cos * along
+        polar_q = torch.cat((mu_q * cos, mu_q * sin), -1)  # (B, H, T, 2 D)
+        polar_k = torch.cat((mu_k * cos_k, mu_k * sin_k), -1)
+        return polar_q.type_as(q), polar_k.type_as(k)
 
 
 POSITIONS = {
     "learned": Learned,
     "sinusoidal": Sinusoidal,
     "rope": Rope,
+    "pope": Pope,
     "alibi": Alibi,
+    "hard_alibi": HardAlibi,
+    "t5": T5,
+    "kerple": Kerple,
+    "fire": Fire,
+    "fox": Fox,
     "none": Position,
 }
+
+
+class LogitScale(nn.Module):
+    """No scale that grows with the position: the base of those that do, one instance a layer.
+
+    They multiply the scores of a query at position i (0, 1, ..) beside 1 / sqrt(D) and whatever
+    the encoding has at door 4. Where there are L and G layers, G layers alone have them.
+    """
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+
+    def interpolation_factor(self, length: int) -> float:
+        """As of Position: what a cache holds rests on it."""
+        return 1.0
+
+    def forward(self, at: Place) -> float | Tensor:
+        """A number, (T, 1), (H, T, 1), or (B, H or 1, T, 1)."""
+        return 1.0
+
+
+class LogN(LogitScale):
+    """max(1, ln(i + 1) / ln L): the entropy of attention stays as it was at L (J. Su; Qwen)."""
+
+    def forward(self, at: Place) -> float | Tensor:
+        log_count = logarithm(column(at.query_positions + 1))
+        return (log_count / math.log(self.config.train_len)).clamp(min=1)
+
+
+class SSMax(LogitScale):
+    """s ln(i + 1) + b, with s and b learned for each head and layer (arXiv:2501.19399)."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.s = nn.Parameter(torch.zeros(config.n_head))
+        self.b = nn.Parameter(torch.ones(config.n_head))
+
+    def forward(self, at: Place) -> float | Tensor:
+        log_count = logarithm(column(at.query_positions + 1))
+        return per_head(self.s) * log_count + per_head(self.b)
+
+
+class Llama4(LogitScale):
+    """1 + 0.1 ln(1 + floor((i + 1) / L)), in Llama 4's layers without positions."""
+
+    def forward(self, at: Place) -> float | Tensor:
+        trained_lengths = (at.query_positions + 1) // self.config.train_len
+        return 1 + 0.1 * logarithm(1 + column(trained_lengths))
+
+
+class LogLength(LogitScale):
+    """1 + c ln(length / L), the same for all queries (DroPE, arXiv:2512.12167).
+
+    logit_c is fitted at read time, on text that is not evaluated on.
+    """
+
+    def interpolation_factor(self, length: int) -> float:
+        return max(1.0, length / self.config.train_len)
+
+    def forward(self, at: Place) -> float | Tensor:
+        return 1 + self.config.logit_c * math.log(self.interpolation_factor(at.length))
+
+
+LOGIT_SCALES = {
+    "none": LogitScale,
+    "logn": LogN,
+    "ssmax": SSMax,
+    "llama4": Llama4,
+    "log_length": LogLength,
+}
+
+
+def per_head(values: Tensor) -> Tensor:
+    """A number a head (H,) in the shape of scores: (H, 1, 1)."""
+    return values[:, None, None]
+
+
+def column(positions: Tensor) -> Tensor:
+    """Something of each query in the shape of scores: (T, 1), or (B, 1, T, 1)."""
+    return positions[:, None] if positions.dim() == 1 else positions[:, None, :, None]
+
+
+def logarithm(counts: Tensor) -> Tensor:
+    """In float64, where the device has it: mps does not."""
+    return counts.to(torch.float32 if counts.device.type == "mps" else torch.float64).log()
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    return x.float() if x.element_size() < 4 else x
 
 
 @dataclass(frozen=True, kw_only=True)
 class PositionConfig(EncodingConfig):
     """Which encoding stands in which layer: the part of model.GPTConfig that this file reads."""
 
-    pos: str = "rope"  # position encoding: learned, sinusoidal, rope, alibi or none
+    pos: str = "rope"  # position encoding, by its name in POSITIONS
     layers: str = "G"  # repeats over the depth: L sees the last `window` tokens, G all (LLLG)
     window: int | None = None  # tokens that L layers see, the present one included (None: all)
     global_pos: str | None = None  # position encoding of the G layers (None: pos)
+    global_rope_theta: float | None = None  # base of G layers that rotate (None: rope_theta)
+    logit_scaling: str = "none"  # what multiplies the scores of later queries, in G layers alone
+    logit_c: float | None = None  # of logit_scaling log_length
 
     @property
     def train_len(self) -> int:
@@ -349,6 +666,14 @@ class PositionConfig(EncodingConfig):
         """Whether rope_scaling applies to layers of a kind."""
         return self.rope_scaling != "none" and self.can_scale(kind)
 
+    def theta(self, kind: str) -> float:
+        """The base of the frequencies in layers of a kind."""
+        of_kind = self.global_rope_theta if kind == "G" else None
+        return of_kind or self.rope_theta
+
+    def logit_scale(self, kind: str) -> type[LogitScale]:
+        return LOGIT_SCALES[self.logit_scaling if kind == "G" else "none"]
+
 
 def check_positions(config: PositionConfig) -> None:
     """ValueError that names the first setting of the encodings that cannot be, and the rule."""
@@ -358,51 +683,38 @@ def check_positions(config: PositionConfig) -> None:
         require(value is None or value in POSITIONS, config, name, rule)
     rule = "extend or interpolate (slide is a way to sample: sample.py --beyond slide)"
     require(config.beyond in ("extend", "interpolate"), config, "beyond", rule)
-    check_layers(config)
+    check_logit_scale(config)
     check_scaling(config)
     check_idle(config)
     for encoding in dict.fromkeys(config.encodings.values()):
         encoding.check(config)
 
 
-def check_types(config) -> None:
-    """ValueError unless every field of a dataclass instance is of its annotated type."""
-    hints = get_type_hints(type(config))
-    for setting in fields(config):
-        kinds = getattr(hints[setting.name], "__args__", (hints[setting.name],))
-        value = getattr(config, setting.name)
-        if type(value) is int and float in kinds and abs(value) < 2**1023:
-            value = float(value)
-            object.__setattr__(config, setting.name, value)
-        require(type(value) in kinds, config, setting.name, f"of type {kinds[0].__name__}")
-        if type(value) is int:
-            require(abs(value) < 2**63, config, setting.name, "below 2**63")
-        finite = type(value) is not float or math.isfinite(value)
-        require(finite, config, setting.name, "a finite number")
-
-
-def check_layers(config: PositionConfig) -> None:
-    """ValueError where layers, window and global_pos do not fit together."""
-    pattern, kinds = config.layers, set(config.layer_kinds)
-    require(pattern and set(pattern) <= {"L", "G"}, config, "layers", "of the letters L and G")
-    require(config.window is None or config.window > 0, config, "window", "at least 1")
-    require(config.window is None or "L" in kinds, config, "window", "left out without an L layer")
-    one_kind = config.window is None and config.global_pos is None
-    rule = "G without window or global_pos: L and G layers would be the same"
-    require(not one_kind or pattern == "G", config, "layers", rule)
-    if config.global_pos is not None:
-        rule = "left out unless layers has both L and G"
-        require(kinds == {"L", "G"}, config, "global_pos", rule)
-        at_input = [p for p in (config.pos, config.global_pos) if POSITIONS[p].at_input]
-        rule = f"left out: {', '.join(at_input)} positions are added at the input, for all layers"
-        require(not at_input, config, "global_pos", rule)
+def check_logit_scale(config: PositionConfig) -> None:
+    """ValueError where logit_scaling is unknown, has no layer to apply to, or lacks its c."""
+    rule = f"one of {', '.join(LOGIT_SCALES)}"
+    require(config.logit_scaling in LOGIT_SCALES, config, "logit_scaling", rule)
+    applies = config.logit_scaling == "none" or "G" in config.layer_kinds
+    require(applies, config, "logit_scaling", "none: no layer sees all tokens")
+    reads_c = config.logit_scaling == "log_length"
+    rule = "given with" if reads_c else "left out without"
+    given = config.logit_c is not None
+    require(given == reads_c, config, "logit_c", f"{rule} logit_scaling 'log_length'")
 
 
 def check_scaling(config: PositionConfig) -> None:
-    """ValueError where rope_scaling is unknown, or has no layer to apply to."""
-    scalings = [*rope.SCALINGS, *(f"dynamic_{name}" for name in rope.SCALINGS if name != "none")]
+    """ValueError where rope_scaling or a base is out of range, or has no layer to apply to."""
+    dynamic = [f"dynamic_{name}" for name in rope.SCALINGS if rope.reads_factor(name)]
+    scalings = [*rope.SCALINGS, *dynamic]
     rule = f"one of {', '.join(scalings)}"
     require(config.rope_scaling in scalings, config, "rope_scaling", rule)
+    for name in ("rope_theta", "global_rope_theta"):
+        value = getattr(config, name)
+        require(value is None or 1 < value < 1e15, config, name, "above 1 and below 1e15")
+    two_bases = "rope_theta" in POSITIONS[config.global_pos or config.pos].settings
+    two_bases = two_bases and {*config.encodings} == {"L", "G"}
+    rule = "left out unless layers has both L and G, and G rotates"
+    require(config.global_rope_theta is None or two_bases, config, "global_rope_theta", rule)
     rotates = any(encoding.rotary for encoding in config.encodings.values())
     applies = any(config.scales(kind) for kind in config.encodings)
     rule = "none: no layer both rotates and sees all tokens"
@@ -421,11 +733,3 @@ def check_idle(config: PositionConfig) -> None:
     for setting in fields(EncodingConfig):
         is_default = getattr(config, setting.name) == setting.default
         require(is_default or setting.name in read, config, setting.name, rule)
-
-
-def check_factor(config: PositionConfig) -> None:
-    """ValueError where a fixed scaling would do nothing, because no factor is given."""
-    fixed = config.rope_scaling in rope.SCALINGS and rope.reads_factor(config.rope_scaling)
-    idle = fixed and config.rope_factor is None and config.factor == 1
-    rule = f"given: without it rope_scaling {config.rope_scaling!r} changes nothing here"
-    require(not idle, config, "rope_factor", rule)

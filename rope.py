@@ -137,7 +137,34 @@ def llama3(
     return ntk_by_parts(head_dim, theta, factor, train_len, **ends)
 
 
-SCALINGS = {f.__name__: f for f in (none, linear, ntk, ntk_by_parts, yarn, llama3)}
+def clip(
+    head_dim: int,
+    theta: float,
+    factor: float = 1.0,
+    train_len: int | None = None,
+    *,
+    clip: str = "hard",  # planes of less than one rotation within L: hard stops them, soft fades
+) -> Scaled:
+    """Stop the planes that have not rotated once within L (CoPE, arXiv:2602.05258).
+
+    Their angles past L were never seen in training. It reads no factor. clip "hard" sets their
+    frequency to 0; "soft" multiplies it by a cosine taper, from 1 at the fastest of them to 0 at
+    the slowest. Trained in from the start, "hard" is HoPE (arXiv:2410.21216).
+    """
+    if clip not in ("hard", "soft"):
+        raise ValueError(f"clip is {clip!r}; it must be 'hard' or 'soft'")
+    inv_freq = unscaled(head_dim, theta)
+    slow = rotations(inv_freq, train_len) < 1  # their wavelength is longer than L
+    count = int(slow.sum())
+    if clip == "soft" and count > 1:
+        steps = torch.arange(count, dtype=torch.float64) / (count - 1)
+        inv_freq[slow] *= 0.5 * (1 + torch.cos(math.pi * steps))
+    else:
+        inv_freq[slow] = 0
+    return inv_freq, 1.0
+
+
+SCALINGS = {f.__name__: f for f in (none, linear, ntk, ntk_by_parts, yarn, llama3, clip)}
 
 
 def _check_ends(**ends: float) -> None:
@@ -168,12 +195,15 @@ def frequencies(
     scaling: str = "none",
     factor: float = 1.0,
     train_len: int | None = 2048,
+    p: float = 1.0,
     **options,
 ) -> Scaled:
     """The frequency of each plane, and the factor by which attention is sharpened.
 
     head_dim: channels that are rotated (even). theta: the base. factor: how many times train_len
-    (positions) the context is to become, >= 1. options: the settings of the scaling.
+    (positions) the context is to become, >= 1. p: share of the planes that rotate, the fastest
+    ones; the others carry content alone (p-RoPE, arXiv:2410.06205). options: the settings of the
+    scaling.
     Returns inv_freq, float64 (F,), radians a position, and attention_factor, whose *square*
     multiplies the scores. Raises ValueError that names the setting at fault.
     """
@@ -191,7 +221,12 @@ def frequencies(
         raise ValueError(f"train_len is missing; scaling {scaling!r} needs the trained length")
     if train_len is not None and not 1 <= train_len < math.inf:
         raise ValueError(f"train_len is {train_len}; it must be finite and at least 1")
-    return SCALINGS[scaling](head_dim, theta, factor, train_len, **options)
+    rotating = int(p * head_dim // 2)
+    if not 1 <= rotating <= head_dim // 2:
+        raise ValueError(f"p is {p}; it must leave 1 to {head_dim // 2} planes that rotate")
+    inv_freq, attention_factor = SCALINGS[scaling](head_dim, theta, factor, train_len, **options)
+    inv_freq[rotating:] = 0  # the slowest planes
+    return inv_freq, attention_factor
 
 
 def rotation_table(positions: Tensor, inv_freq: Tensor) -> tuple[Tensor, Tensor]:

@@ -237,6 +237,7 @@ def apply_gradients(run: Run) -> None:
         if not run.skipped:
             run.scaler.step(optimizer)
         optimizer.zero_grad(set_to_none=True)
+    run.model.clamp_encodings()
     run.scaler.update()
 
 

@@ -45,8 +45,8 @@ def can_scale(config: GPTConfig) -> bool:
 
 def scaling_variants(scalings: str | None, factor: float) -> list[Variant]:
     """RoPE scalings by name; all of them, fixed and dynamic, if none is named."""
-    fixed = [name for name in rope.SCALINGS if name != "none"]
-    names = ["none", *fixed, *(f"dynamic_{name}" for name in fixed)]
+    fixed = [name for name in rope.SCALINGS if rope.reads_factor(name)]
+    names = [*rope.SCALINGS, *(f"dynamic_{name}" for name in fixed)]
     if scalings:
         names = scalings.split(",")
     offered = []

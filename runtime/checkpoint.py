@@ -21,8 +21,9 @@ from typing import BinaryIO
 import torch
 
 import data
+import rope
 from model import GPT, GPTConfig
-from positions import KNOBS, check_factor
+from positions import KNOBS, require
 from runtime import errors
 
 FORMAT = 1
@@ -223,6 +224,14 @@ def with_overrides(config: GPTConfig, **overrides) -> GPTConfig:
     config = replace(config, **overrides)
     check_factor(config)
     return config
+
+
+def check_factor(config: GPTConfig) -> None:
+    """ValueError where a fixed scaling would do nothing, because no factor is given."""
+    fixed = config.rope_scaling in rope.SCALINGS and rope.reads_factor(config.rope_scaling)
+    idle = fixed and config.rope_factor is None and config.factor == 1
+    rule = f"given: without it rope_scaling {config.rope_scaling!r} changes nothing here"
+    require(not idle, config, "rope_factor", rule)
 
 
 def build(state: dict, config: GPTConfig, make: type[GPT] = GPT) -> GPT:

@@ -15,7 +15,7 @@ import data
 import data.prepare
 from evaluation.scoring import HeldOut
 from model import GPT, GPTConfig
-from positions import KNOBS, check_factor, require
+from positions import KNOBS, require
 from runtime import checkpoint
 from runtime.config import Config, with_defaults
 from runtime.device import (
@@ -238,7 +238,7 @@ def settle_config(config: Config, dataset: data.Dataset) -> tuple[Config, dict |
     if config.init_from and not config.resume:
         state = checkpoint.read(config.init_from)
         config = config_for_finetuning(config, dataset, state)
-    check_factor(config)
+    checkpoint.check_factor(config)
     return config, state
 
 

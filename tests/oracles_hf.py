@@ -38,11 +38,13 @@ def tiny(dtype=torch.float32, **changes):
     generator = torch.Generator().manual_seed(1)
     for name, parameter in sorted(model.named_parameters()):
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        if parameter.dim() == 1:
-            noise = 0.3 * noise + name.endswith("weight")  # norms about one, biases about zero
+        if parameter.dim() <= 1:
+            # Norms and the two numbers of fire about one, biases about zero.
+            noise = 0.3 * noise + (name.endswith("weight") or parameter.dim() == 0)
         else:
             noise *= 0.05 if name.endswith(("wte.weight", "wpe")) else 1.4 / noise.size(1) ** 0.5
         parameter.data.copy_(noise)
+    model.clamp_encodings()
     return model.to(dtype).eval()
 
 
@@ -60,9 +62,10 @@ def tokens(length, batch=1, seed=0):
 
 def encodings():
     """Every position encoding with every value of beyond and every scaling, as settings."""
-    names = [name for name in SCALINGS if name != "none"]
+    names = [name for name in SCALINGS if name not in ("none", "clip")]
     scalings = [{"rope_scaling": name, "rope_factor": 4.0} for name in names]
     scalings += [{"rope_scaling": f"dynamic_{name}"} for name in names]
+    scalings += [{"rope_scaling": "clip"}]
     return [
         {"pos": pos, "beyond": beyond, **scaling}
         for pos, encoding in POSITIONS.items()
@@ -82,6 +85,11 @@ LAYERED = [  # encodings that differ by layer
     {"pos": "alibi", "layers": "GL", "window": 11, "global_pos": "rope"},
     {"pos": "sinusoidal", "layers": "L", "window": 4},
     {"pos": "learned", "layers": "GL", "window": 4, "beyond": "interpolate"},
+    {"pos": "rope", "layers": "LG", "window": 5, "global_rope_theta": 100.0},
+    {"pos": "rope", "layers": "LG", "window": 5, "global_pos": "none", "logit_scaling": "logn"},
+    {"pos": "fox", "layers": "LG", "window": 5, "global_pos": "pope", "logit_scaling": "ssmax"},
+    {"pos": "rope", "layers": "LG", "global_pos": "none", "logit_scaling": "llama4"},
+    {"pos": "kerple", "layers": "LG", "window": 6, "global_pos": "fire"},
 ]
 
 
@@ -240,24 +248,21 @@ def stretched_rows(table, length):
     return np.stack(columns, 1)
 
 
-def alibi_slopes(heads):
-    """A geometric series from 2^(-8/H); other H take every second slope of a longer one."""
-    if math.log2(heads).is_integer():
-        return [(2 ** (-8 / heads)) ** h for h in range(1, heads + 1)]
-    below = 2 ** math.floor(math.log2(heads))
-    return alibi_slopes(below) + alibi_slopes(2 * below)[0::2][: heads - below]
-
-
-def frequencies(config, length):
+def frequencies(config, length, theta, is_scaled, alpha):
     """inv_freq a plane and what multiplies the logits, at this length."""
     scaling, L = config.rope_scaling, config.rope_train_len or config.block_size
+    scaling = scaling if is_scaled else "none"
     s = config.rope_factor or max(1, config.block_size / L)
     if scaling.startswith("dynamic_"):
         scaling, s = scaling[len("dynamic_") :], max(1, length / L)
     channels = int(config.rope_fraction * config.n_embd // config.n_head)
     oracle = getattr(oracles, scaling)
     knobs = {knob: getattr(config, knob) for knob in [*signature(oracle).parameters][4:]}
-    inv_freq = oracle(channels, config.rope_theta, s, L, **knobs)
+    inv_freq = oracle(channels, theta, s, L, **knobs)
+    rotating = math.floor(config.rope_p * channels / 2)  # p-RoPE
+    inv_freq = [f if i < rotating else 0.0 for i, f in enumerate(inv_freq)]
+    if alpha is not None:  # LeRoPE
+        inv_freq = [f * math.exp(a) for f, a in zip(inv_freq, alpha, strict=True)]
     return inv_freq, (0.1 * math.log(s) + 1) ** 2 if scaling == "yarn" else 1.0
 
 
@@ -272,34 +277,56 @@ def rotated(x, inv_freq, layout, positions):
     return x
 
 
-def slow_attention(packed, config, layer, positions):
-    """Rows of q, k and v (T, (H + 2 H_kv) D) -> (T, C): a loop over heads and queries."""
-    c, (T, _) = config, packed.shape
+def polar(x, deltas, theta, positions):
+    """Rows of x (T, D) as PoPE's (T, 2 D): softplus magnitudes at angles of the position."""
+    D, out = x.shape[1], []
+    for m, row in zip(positions, np.log1p(np.exp(x)), strict=True):
+        angles = [float(m * theta ** (-c / D)) for c in range(D)]
+        turn = [(np.float32(math.cos(a)), np.float32(math.sin(a))) for a in angles]
+        z = [
+            complex(*t) * complex(math.cos(d), math.sin(d))
+            for t, d in zip(turn, deltas, strict=True)
+        ]
+        z = row * np.array(z)
+        out.append([*z.real, *z.imag])
+    return np.array(out)
+
+
+def slow_attention(x, W, config, layer, positions):
+    """The layer's input x (T, C), after its norm -> (T, C): a loop over heads and queries."""
+    c, T, own = config, len(x), f"h.{layer}.attn"
+    packed = x @ W[f"{own}.c_attn.weight"].T + W.get(f"{own}.c_attn.bias", 0)
     D, G = c.n_embd // c.n_head, c.n_kv_head or c.n_head
     kind = c.layers[layer % len(c.layers)]
     pos = c.global_pos if kind == "G" and c.global_pos else c.pos
+    theta = c.global_rope_theta if kind == "G" and c.global_rope_theta else c.rope_theta
     window = c.window if kind == "L" and c.window else T
     heads = [packed[:, i * D : (i + 1) * D] for i in range(c.n_head + 2 * G)]
-    sharpness, slopes, out = 1.0, [0.0] * c.n_head, np.zeros((T, c.n_embd))
-    if pos == "rope":
-        inv_freq, sharpness = frequencies(c, T)
-        if window < T:  # a scaling does not apply to layers with a window
-            inv_freq, sharpness = oracles.none(2 * len(inv_freq), c.rope_theta, 1, T), 1.0
+    sharpness, out = 1.0, np.zeros((T, c.n_embd))
+    if pos == "rope":  # a scaling does not apply to layers with a window
+        is_scaled = window == T and (kind == "G" or not c.window)
+        inv_freq, sharpness = frequencies(c, T, theta, is_scaled, W.get("position.alpha"))
         both = c.n_head + G
         heads[:both] = [rotated(x, inv_freq, c.rope_layout, positions) for x in heads[:both]]
         if c.rope_fraction < 1:  # transformers sharpens the channels that are rotated, and no other
             for q in heads[: c.n_head]:
                 q[:, : 2 * len(inv_freq)] *= sharpness
             sharpness = 1.0
-    if pos == "alibi":
-        slopes = alibi_slopes(c.n_head)
-    for h, slope in enumerate(slopes):
+    if pos == "pope":
+        deltas = W[f"{own}.position.delta"][:, 0]  # (H_kv, D)
+        for h in range(c.n_head + G):
+            delta = np.zeros(D) if h < c.n_head else deltas[h - c.n_head]
+            heads[h] = polar(heads[h], delta, theta, positions)
+    bias = oracles.BIASES[pos](c, W, own, x) if pos in oracles.BIASES else lambda *_: 0.0
+    scale = oracles.LOGIT_SCALES[c.logit_scaling if kind == "G" else "none"]
+    for h in range(c.n_head):
         shared = c.n_head + h // (c.n_head // G)
         q, k, v = heads[h], heads[shared], heads[shared + G]
         for m in range(T):
-            first = max(0, m - window + 1)
+            first, i = max(0, m - window + 1), positions[m]
+            factor = sharpness * scale(c, W, own, h, i, T) / math.sqrt(D)
             scores = [
-                sharpness * (q[m] @ k[n]) / math.sqrt(D) - slope * (positions[m] - positions[n])
+                factor * (q[m] @ k[n]) + bias(h, i, i - positions[n], m, n)
                 for n in range(first, m + 1)
             ]
             weights = np.exp(np.array(scores) - max(scores))
@@ -329,8 +356,8 @@ def slow_logits(model, idx, positions=None):
         waves = sinusoids(max(positions) + 1, c.n_embd, stretch).astype(np.float32)
         x = x + SINE_AMPLITUDE * waves[list(positions)]
     for i in range(c.n_layer):
-        packed = linear(f"h.{i}.attn.c_attn", norm(f"h.{i}.ln_1", x))
-        x = x + linear(f"h.{i}.attn.c_proj", slow_attention(packed, c, i, positions))
+        y = slow_attention(norm(f"h.{i}.ln_1", x), W, c, i, positions)
+        x = x + linear(f"h.{i}.attn.c_proj", y)
         wide = linear(f"h.{i}.mlp.c_fc", norm(f"h.{i}.ln_2", x))
         gelu = wide * (1 + np.vectorize(math.erf)(wide / math.sqrt(2))) / 2
         x = x + linear(f"h.{i}.mlp.c_proj", gelu)

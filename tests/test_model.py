@@ -150,6 +150,18 @@ VARIANTS = [
     {"pos": "alibi", "n_head": 6, "n_kv_head": 3, "n_embd": 24},
     {"pos": "learned", "n_kv_head": 1, "beyond": "interpolate", "bias": False},
     {"pos": "none", "n_kv_head": 2},
+    {"pos": "rope", "rope_p": 0.5},
+    {"pos": "rope", "rope_p": 0.75, "rope_fraction": 0.5, "n_embd": 64},
+    {"pos": "rope", "rope_p": 0.5, "rope_scaling": "yarn", "rope_factor": 4.0},
+    {"pos": "rope", "rope_theta": 100.0, "rope_scaling": "clip", "clip": "soft"},
+    {"pos": "rope", "rope_learned": True, "rope_scaling": "dynamic_yarn"},
+    {"pos": "rope", "rope_scaling": "yarn", "rope_factor": 4.0, "logit_scaling": "logn"},
+    {"pos": "pope", "n_kv_head": 2, "rope_theta": 100.0},
+    {"pos": "t5", "t5_max_distance": 17},
+    {"pos": "hard_alibi", "alibi_heads": 3},
+    {"pos": "fox", "n_kv_head": 2, "fox_bias": 0.0},
+    *({"pos": "none", "logit_scaling": name} for name in ("logn", "ssmax", "llama4")),
+    {"pos": "none", "logit_scaling": "log_length", "logit_c": 0.4},
 ]
 
 
@@ -315,7 +327,9 @@ def test_the_state_dict_holds_parameters_and_no_table(settings):
     model = tiny(**settings)
     assert model.state_dict().keys() == dict(model.named_parameters()).keys()
     assert list(model.buffers()) == []
-    extra = {"position.wpe"} if settings["pos"] == "learned" else set()
+    shared = {"learned": {"wpe"}, "t5": {"by_bucket"}, "kerple": {"a", "p"}}
+    shared["fire"] = {"c", "m", "mlp.0.weight", "mlp.0.bias", "mlp.2.weight"}
+    extra = {f"position.{key}" for key in shared.get(settings["pos"], ())}
     assert {key for key in model.state_dict() if key.startswith("position")} == extra
 
 

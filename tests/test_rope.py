@@ -45,7 +45,9 @@ VARIANTS = [(scaling, {}) for scaling in SCALINGS] + [
     ("yarn", {"beta_fast": 8.0, "beta_slow": 0.5}),
     ("yarn", {"beta_fast": 4.0, "beta_slow": 2.0, "truncate": False}),
     ("llama3", {"low_freq_factor": 2.0, "high_freq_factor": 16.0}),
+    ("clip", {"clip": "soft"}),
 ]
+INTERPOLATING = [variant for variant in VARIANTS if variant[0] != "clip"]  # they read a factor
 
 many = hypothesis_settings(max_examples=50, deadline=None, derandomize=True)
 any_size = {
@@ -200,16 +202,55 @@ def test_the_trained_length_is_2048_where_none_is_given():
         ("ntk_by_parts", ["beta_fast", "beta_slow"]),
         ("yarn", ["beta_fast", "beta_slow", "ramp", "truncate", "attention_factor"]),
         ("llama3", ["low_freq_factor", "high_freq_factor"]),
+        ("clip", ["clip"]),
     ],
 )
 def test_settings_are_the_published_ones(scaling, known):
     assert list(settings(scaling)) == known
 
 
+@pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.55, 0.75, 1.0])
+@pytest.mark.parametrize(("head_dim", "theta"), [(64, 10000.0), (128, 500000.0), (32, 100.0)])
+def test_p_rope_frequencies_are_those_of_transformers(head_dim, theta, p):
+    config = transformers_config(head_dim, theta, 1.0, 256, fraction=p, rope_type="proportional")
+    theirs, _ = ROPE_INIT_FUNCTIONS["proportional"](config)
+    ours, attention_factor = frequencies(head_dim, theta, p=p)
+    np.testing.assert_allclose(ours, theirs, rtol=3e-6)
+    assert (len(ours) - ours.count_nonzero(), attention_factor) == (
+        head_dim // 2 - p * head_dim // 2,
+        1,
+    )
+
+
+@pytest.mark.parametrize("p", [0.0, 0.01, 1.1, -1.0])
+def test_p_that_leaves_no_plane_or_too_many_is_refused(p):
+    with pytest.raises(ValueError, match=r"p is .*; it must leave 1 to 32 planes that rotate"):
+        frequencies(64, p=p)
+
+
+def test_clip_stops_exactly_the_planes_that_saw_no_whole_rotation():
+    plain, (hard, _), (soft, _) = (
+        frequencies(64)[0],
+        frequencies(64, scaling="clip", train_len=256),
+        frequencies(64, scaling="clip", train_len=256, clip="soft"),
+    )
+    slow = 2 * math.pi / plain > 256
+    assert 0 < slow.sum() < 32
+    assert torch.equal(hard, plain.where(~slow, 0.0))
+    assert torch.equal(soft[~slow], plain[~slow])
+    ratio = (soft / plain)[slow]
+    assert ratio[0] == 1
+    assert ratio[-1] == pytest.approx(0, abs=1e-15)
+    assert (ratio.diff() < 0).all()
+    assert frequencies(64, scaling="clip", train_len=18)[0].count_nonzero() == 4
+    with pytest.raises(ValueError, match="clip is 'round'; it must be 'hard' or 'soft'"):
+        frequencies(64, scaling="clip", clip="round")
+
+
 # ---- frequencies, what must hold at any size
 
 
-@pytest.mark.parametrize(("scaling", "knobs"), VARIANTS, ids=str)
+@pytest.mark.parametrize(("scaling", "knobs"), INTERPOLATING, ids=str)
 @many
 @given(size=st.fixed_dictionaries(any_size))
 def test_factor_one_scales_nothing(scaling, knobs, size):
@@ -220,7 +261,7 @@ def test_factor_one_scales_nothing(scaling, knobs, size):
     assert attention_factor == 1.0
 
 
-@pytest.mark.parametrize(("scaling", "knobs"), VARIANTS, ids=str)
+@pytest.mark.parametrize(("scaling", "knobs"), INTERPOLATING, ids=str)
 @many
 @given(size=st.fixed_dictionaries(any_size))
 def test_slower_planes_are_stretched_more_and_none_beyond_the_factor(scaling, knobs, size):

@@ -31,7 +31,7 @@ class Forget(Position):
 
     per_layer = True
 
-    def __init__(self, config, layer=None, scaled=True):
+    def __init__(self, config, layer=None, kind="G"):
         super().__init__(config, layer)
         self.gate = nn.Linear(config.n_embd, config.n_head)
 
@@ -56,8 +56,8 @@ class ForgetRope(Forget, Rope):
 
     rotary, settings = True, Rope.settings
 
-    def __init__(self, config, layer=None, scaled=True):
-        Rope.__init__(self, config, layer, scaled)
+    def __init__(self, config, layer=None, kind="G"):
+        Rope.__init__(self, config, layer, kind)
         self.gate = nn.Linear(config.n_embd, config.n_head)
 
     def rotate(self, q, k, at):
@@ -71,12 +71,12 @@ class ForgetRope(Forget, Rope):
 class Shaw(Position):
     """Parameters that all layers share: a learned bias for each distance up to 7."""
 
-    def __init__(self, config, layer=None, scaled=True):
+    def __init__(self, config, layer=None, kind="G"):
         super().__init__(config)
         self.by_distance = nn.Parameter(torch.empty(config.n_head, 8))
 
     def bias(self, at, rows):
-        return self.by_distance[:, at.distance(rows).clamp(0, 7)]
+        return self.by_distance[:, at.distance(rows)[0].clamp(0, 7)]
 
 
 class Scaled(Position):
@@ -233,7 +233,7 @@ OWN_SETTING = '    beyond: str = "extend"', "    slope: float = 0.5  # of decay\
 OWN_CLASS = (
     "POSITIONS = {",
     "class Decay(Position):\n    settings = ('slope',)\n\n"
-    "    def bias(self, at, rows):\n        return -self.config.slope * at.distance(rows)[None]\n"
+    "    def bias(self, at, rows):\n        return -self.config.slope * at.distance(rows)\n"
     "\n\nDECAY = {'decay': Decay}\n",
 )
 OWN_SCALING = (

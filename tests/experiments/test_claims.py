@@ -213,7 +213,7 @@ class OwnSlope(Position):
 
     per_layer = True
 
-    def __init__(self, config, layer=None, scaled=True):
+    def __init__(self, config, layer=None, kind="G"):
         super().__init__(config, layer)
         self.slope = torch.nn.Parameter(torch.ones(config.n_head, 1, 1))
 

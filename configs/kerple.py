@@ -1,0 +1,3 @@
+"""Scores fall with the logarithm of distance, at learned slopes (arXiv:2205.09921)."""
+
+pos = "kerple"
