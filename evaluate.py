@@ -134,12 +134,14 @@ class Cell(NamedTuple):
     def is_unextended(self) -> bool:
         """Whether all variants are one model here; a fixed scaling is always in force."""
         config, variant = self.plan.config, self.variant
-        if variant.build is not None or "pos" in variant.overrides:
+        if variant.build is not None or variant.overrides.keys() & {"pos", "logit_scaling"}:
+            return False
+        scaling = variant.overrides.get("rope_scaling", "none")
+        if scaling != "none" and not scaling.startswith("dynamic_"):
             return False
         if variant.overrides.get("attention_factor", config.attention_factor) is not None:
             return False
-        within = self.length <= min(config.train_len, config.block_size)
-        return within and "rope_factor" not in variant.overrides
+        return self.length <= min(config.train_len, config.block_size)
 
 
 def cells_of(plan: Plan, task: Task) -> Iterator[Cell]:

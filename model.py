@@ -84,7 +84,11 @@ def check_types(config) -> None:
 
 
 def check_layers(config: GPTConfig) -> None:
-    """ValueError where layers, window and global_pos do not fit together."""
+    """ValueError where pos, layers, window and global_pos do not fit together."""
+    for name in ("pos", "global_pos"):  # all that follows looks them up
+        value = getattr(config, name)
+        rule = f"one of {', '.join(POSITIONS)}"
+        require(value is None or value in POSITIONS, config, name, rule)
     pattern, kinds = config.layers, set(config.layer_kinds)
     require(pattern and set(pattern) <= {"L", "G"}, config, "layers", "of the letters L and G")
     require(config.window is None or config.window > 0, config, "window", "at least 1")

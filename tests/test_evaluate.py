@@ -19,6 +19,7 @@ from data.corpora import Document
 from evaluation import results, scoring
 from evaluation.scoring import Prose, room_before_targets
 from evaluation.statistics import summarise
+from evaluation.variants import Variant
 from runtime import checkpoint, errors
 
 FAST = ["--tokens=64", "--window_tokens=256"]
@@ -64,18 +65,41 @@ def pick(rows, **wanted):
 
 def test_one_command_measures_every_scaling_at_every_length(runs, score, capsys):
     rows = score(runs["rope-1"], runs["rope-2"], "--lengths=1/4x,1x,2x")
-    scalings = "none linear ntk ntk_by_parts yarn llama3".split()
-    assert {row["scaling"] for row in rows} == {*scalings, *(f"dynamic_{s}" for s in scalings[1:])}
+    scalings = "linear ntk ntk_by_parts yarn llama3".split()
+    dynamic = {f"dynamic_{scaling}" for scaling in scalings}
+    assert {row["scaling"] for row in rows} == {"none", "clip", *scalings, *dynamic}
     assert {row["length"] for row in rows} == {4, 16, 32}
-    assert len(pick(rows, protocol="matched")) == 11 * 3 * 2  # two seeds
-    assert len(pick(rows, protocol="position", seed=1)) == 11
+    assert len(pick(rows, protocol="matched")) == 12 * 3 * 2  # two seeds
+    assert len(pick(rows, protocol="position", seed=1)) == 12
     assert all({*FIELDS} <= row.keys() for row in rows)
     assert {row["factor"] for row in pick(rows, scaling="yarn")} == {4.0}
+    assert {row["factor"] for row in pick(rows, scaling="clip")} == {None}
+    short = pick(rows, length=4, protocol="matched", seed=1)
+    assert len({str(row["scores"]) for row in short if row["scaling"] in {"none", *dynamic}}) == 1
     assert {row["count"] for row in pick(rows, protocol="matched")} == {64}
     assert {(row["metric"], row["higher_is_better"]) for row in rows} == {("loss", False)}
     out = capsys.readouterr().out
     assert "rope (2) dynamic_yarn" in out
     assert "rope (2) yarn x4" in out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "is_shared"),
+    [
+        ({"rope_scaling": "none"}, True),
+        ({"rope_scaling": "dynamic_yarn"}, True),
+        ({"rope_scaling": "yarn", "rope_factor": 4.0}, False),
+        ({"rope_scaling": "clip"}, False),
+        ({"logit_scaling": "llama4"}, False),
+    ],
+)
+def test_variants_that_change_nothing_at_the_trained_length_share_a_score(
+    runs, overrides, is_shared
+):
+    plan = evaluate.plan_of(str(runs["rope-1"]), evaluate.parse(["RUN"]))
+    for length, expected in ((16, is_shared), (17, False)):
+        cell = evaluate.Cell(plan, Variant("some", overrides), "matched", length)
+        assert cell.is_unextended == expected
 
 
 def test_rows_hold_what_scoring_gives(runs, score, corpus):

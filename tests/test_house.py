@@ -10,6 +10,7 @@ import configs
 import rope
 from configs import Config
 from model import GPTConfig
+from positions import POSITIONS
 from runtime.help import describe, meanings
 
 ROOT = Path(__file__).parent.parent
@@ -24,7 +25,7 @@ ORDER = "rope positions model evaluation runtime train sample evaluate experimen
 READ_FIRST = "model.py positions.py rope.py train.py".split()
 # One letter of each is in brackets, so that a search for the words does not find this line.
 WORDS = "ane[w]|in vai[n]|hel[d] against|reads? o[n]|sli[p] of the hand|mende[d]"
-ENCODINGS = ("learned", "sinusoidal", "rope", "alibi", "nope")
+ENCODINGS = ["nope" if name == "none" else name for name in POSITIONS]
 
 every_file = pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 
@@ -130,7 +131,7 @@ def test_the_encodings_configs_differ_in_pos_alone():
             runs.append(vars(configs.load(files)))
         shared = [{k: v for k, v in run.items() if k not in ("name", "pos")} for run in runs]
         assert all(settings == shared[0] for settings in shared)
-        assert [run["pos"] for run in runs] == ["learned", "sinusoidal", "rope", "alibi", "none"]
+        assert [run["pos"] for run in runs] == [*POSITIONS]
         assert len({run["name"] for run in runs}) == len(runs)
 
 
