@@ -1,8 +1,10 @@
 """The scripts behind docs/claims.md: their models and variants, against independent formulas."""
 
+import itertools
 import math
 import os
 import signal
+from functools import partial
 
 import numpy as np
 import oracles_hf as twins
@@ -25,6 +27,7 @@ from experiments.claims import (
     linear_attention,
     naive_yarn,
     precision,
+    remapping,
     rerope,
     temperature,
     which_planes,
@@ -93,24 +96,72 @@ def test_the_yarn_of_the_texts_divides_every_angle():
     assert np.allclose(frequencies(example, 2.0)[0], THETA, rtol=1e-14)  # t is at least 1
 
 
+# Where a key at j stands behind a query at i (None: hidden), written from the papers.
+
+
+def rerope_distance(i, j, L, step):
+    d, W = i - j, L // 2
+    return d if d < W else W + (d - W) / step
+
+
+def self_extend_distance(i, j, L):
+    """arXiv:2401.01325, figure 3, with groups of 8 and a window of L / 2."""
+    d, W, G = i - j, L // 2, 8
+    return d if d < W else (i // G + W - W // G) - j // G
+
+
+def dual_chunk_distance(i, j, L):
+    """arXiv:2402.17463, equations 3 to 5, at chunks of 5/8 L and a local window of L / 8."""
+    s, c = 5 * L // 8, 6 * L // 8
+    if i // s == j // s:
+        return i - j
+    if i // s == j // s + 1:
+        return min(i % s + s, c) - j % s
+    return c - j % s
+
+
+def streaming_distance(i, j, L):
+    """arXiv:2309.17453: positions are those within a cache of 4 first and L - 4 last tokens."""
+    cache = range(i + 1) if i < L else [*range(4), *range(i - L + 5, i + 1)]
+    return len(cache) - 1 - [*cache].index(j) if j in cache else None
+
+
+REMAPPED = {
+    "ReRoPE, W = 0.5 L": partial(rerope_distance, step=math.inf),
+    "leaky ReRoPE, W = 0.5 L": partial(rerope_distance, step=(60 - 12) / (24 - 12)),
+    "Self-Extend, G = 8, W = L/2": self_extend_distance,
+    "Dual Chunk": dual_chunk_distance,
+    "StreamingLLM": streaming_distance,
+}
+
+
 @pytest.mark.parametrize(("block", "last"), [(256, None), (16, None), (16, 23)])
-@pytest.mark.parametrize("leaky", [False, True])
-def test_rerope_is_the_sum_over_pairs_at_their_distance(leaky, block, last, monkeypatch):
+@pytest.mark.parametrize("logn", [False, True])
+@pytest.mark.parametrize("label", REMAPPED)
+def test_remapped_attention_is_the_sum_over_pairs_at_their_distance(
+    label, logn, block, last, monkeypatch
+):
     """One complex product a pair of positions, in float64; in one block of queries or in many."""
     torch.manual_seed(0)
-    config = GPTConfig(vocab_size=9, n_layer=1, n_head=2, n_embd=2 * D, block_size=24)
+    T, L = 60, 24
+    config = GPTConfig(vocab_size=9, n_layer=1, n_head=2, n_embd=2 * D, block_size=L)
     state = {"model": GPT(config).state_dict(), "path": "made here"}
-    attention = rerope.rerope(0.5, leaky).build(state, config).h[0].attn
-    T, W, step = 60, 12, (60 - 12) / (24 - 12) if leaky else math.inf
+    made = variant(rerope if "ReRoPE" in label else remapping, f"{label}{', log-n' * logn}")
+    attention = made.build(state, config).h[0].attn
     x = torch.randn(1, T, 2 * D)
     q, k, v = attention.c_attn(x).unflatten(-1, (-1, D)).transpose(1, 2).chunk(3, 1)
     a, b = (torch.complex(y[..., : D // 2], y[..., D // 2 :]).to(torch.cdouble) for y in (q, k))
-    distance = (torch.arange(T)[:, None] - torch.arange(T)).double()
-    bounded = torch.where(distance < W, distance, W + (distance - W) / step)
-    angle = bounded[..., None] * torch.tensor(THETA)
-    rotation = torch.polar(torch.ones(T, T, D // 2).double(), angle)
+    angle, hidden = torch.zeros(T, T, D // 2).double(), torch.ones(T, T).bool()
+    for i, j in itertools.combinations_with_replacement(range(T), 2):
+        distance = REMAPPED[label](j, i, L)
+        hidden[j, i] = distance is None
+        angle[j, i] = (distance or 0) * torch.tensor(THETA)
+    rotation = torch.polar(torch.ones_like(angle), angle)
     scores = torch.einsum("bhtf,bhsf,tsf->bhts", a, b.conj(), rotation).real / math.sqrt(D)
-    weights = scores.masked_fill(distance < 0, -math.inf).softmax(-1).float()
+    if logn:
+        grows = [max(1, math.log(i + 1) / math.log(L)) for i in range(T)]
+        scores *= torch.tensor(grows)[:, None]
+    weights = scores.masked_fill(hidden, -math.inf).softmax(-1).float()
     expected = attention.c_proj((weights @ v).transpose(1, 2).flatten(2))
     monkeypatch.setattr(core, "BLOCK", block)
     y = attention(x, whole(T), None, last)
