@@ -301,7 +301,9 @@ def _parse(name: str, text: str, origin: str) -> Any:
     kind = _type_of(name, origin)
     kinds = getattr(kind, "__args__", (kind,))
     if str in kinds:
-        return None if type(None) in kinds and text.lower() == "none" else text
+        # For global_pos, none is an encoding, and None leaves the setting out.
+        unset = text == "None" if name == "global_pos" else text.lower() == "none"
+        return None if unset and type(None) in kinds else text
     try:
         words = {"true": "True", "false": "False", "none": "None"}
         return _evaluate(ast.parse(words.get(text.lower(), text), mode="eval").body)

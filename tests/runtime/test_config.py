@@ -38,6 +38,8 @@ def test_defaults_then_the_file_then_the_flags(config_file):
         (["--name=12"], "name", "12"),
         (["--out_dir=None"], "out_dir", None),
         (["--pos=none"], "pos", "none"),
+        (["--layers=LG", "--global_pos=none"], "global_pos", "none"),
+        (["--layers", "LG", "--window=8", "--global_pos", "None"], "global_pos", None),
         (["--gradient_accumulation_steps=5*8"], "gradient_accumulation_steps", 40),
     ],
 )
