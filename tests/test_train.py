@@ -346,8 +346,9 @@ def test_positions_are_drawn_from_a_stream_of_their_own(flags, placed, tmp_path)
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
-def test_positions_of_a_resumed_run_are_those_of_one_run(flags, placed, tmp_path):
-    flags = merged(flags, "--train_positions=random", "--gradient_accumulation_steps=2")
+@pytest.mark.parametrize("method", ["random", "pose"])
+def test_positions_of_a_resumed_run_are_those_of_one_run(flags, placed, tmp_path, method):
+    flags = merged(flags, f"--train_positions={method}", "--gradient_accumulation_steps=2")
     flags = merged(flags, "--lr_decay_iters=6")
     whole = placed(merged(flags, folder=tmp_path / "whole"))
     part = placed(merged(flags, "--max_iters=2", folder=tmp_path / "part"))
@@ -356,9 +357,10 @@ def test_positions_of_a_resumed_run_are_those_of_one_run(flags, placed, tmp_path
     assert all(map(np.array_equal, whole, part))
 
 
+@pytest.mark.parametrize("method", ["random", "pose"])
 @pytest.mark.parametrize(("steps", "size"), [(4, 3), (2, 4), (1, 4)])
-def test_processes_share_positions_as_they_share_windows(flags, steps, size):
-    flags = merged(flags, "--train_positions=random", f"--gradient_accumulation_steps={steps}")
+def test_processes_share_positions_as_they_share_windows(flags, steps, size, method):
+    flags = merged(flags, f"--train_positions={method}", f"--gradient_accumulation_steps={steps}")
     one = setup(configs.load(merged(flags, f"--batch_size={size}")))
     one.iter = 5
     whole = [train.training_positions(one, micro, size) for micro in range(steps)]
@@ -381,6 +383,20 @@ def test_a_new_way_to_draw_positions_is_usable_by_its_name(flags, placed, monkey
     assert all((np.diff(rows) == 1).all() for rows in drawn)
     assert len({int(first) for rows in drawn for first in rows[:, 0]}) > 12
     assert checkpoint.read(configs.load(flags).folder)["run"]["train_positions"] == "shifted"
+
+
+def test_pose_fine_tunes_at_the_trained_length_for_a_longer_one(flags, tmp_path):
+    first = run(flags, folder=tmp_path / "first")
+    longer = ["--train_positions=pose", "--rope_scaling=yarn", "--rope_factor=4", "--dropout=0.1"]
+    pose = merged(flags, f"--init_from={first}", *longer)
+    whole = run(pose, folder=tmp_path / "whole")
+    config = checkpoint.load(whole)[0].config
+    assert (config.block_size, config.rope_train_len, config.factor) == (16, 16, 4.0)
+    stop_at(2, pose, f"--out_dir={tmp_path / 'part'}")
+    part = run(pose, "--resume", folder=tmp_path / "part")
+    assert fingerprint(part) == fingerprint(whole)
+    plain = run(pose, "--train_positions=sequential", folder=tmp_path / "plain")
+    assert fingerprint(plain) != fingerprint(whole)
 
 
 def test_positions_that_an_encoding_cannot_place_are_refused_before_a_run_is_replaced(flags):

@@ -171,6 +171,23 @@ def test_stacked_files_fine_tune_as_the_committed_results_were(scaling):
     assert stacked("passkey", "rope", "finetune_passkey", flags=flags) == passkey
 
 
+def test_pose_reads_as_many_tokens_as_fine_tuning_at_the_longer_length():
+    same = "init_from max_iters warmup_iters learning_rate min_lr tokens_per_step".split()
+    for below in (("rope",), ("passkey", "rope")):
+        suffix = "_passkey" if len(below) == 2 else ""
+        pose, longer = stacked(*below, f"pose{suffix}"), stacked(*below, f"finetune{suffix}")
+        assert [getattr(pose, name) for name in same] == [getattr(longer, name) for name in same]
+        assert pose.largest_position + 1 == longer.block_size == 4 * pose.block_size
+        assert (pose.train_positions, pose.factor) == ("pose", 4.0)
+    plain = stacked("rope", "pose", flags=("--rope_scaling=none", "--rope_factor=none"))
+    assert plain.factor == 1.0
+
+
+def test_random_positions_fill_four_times_the_length_of_any_task():
+    assert stacked("rope", "random_positions").largest_position == 4 * 256 - 1
+    assert stacked("passkey", "rope", "random_positions").largest_position == 4 * 128 - 1
+
+
 def test_a_longer_run_is_the_ceiling_of_the_committed_results():
     ceiling = Config(name="rope-4x", pos="rope", block_size=1024, batch_size=4)
     assert stacked("rope", "longer", flags=("--name=rope-4x",)) == ceiling
