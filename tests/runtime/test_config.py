@@ -171,6 +171,20 @@ def test_stacked_files_fine_tune_as_the_committed_results_were(scaling):
     assert stacked("passkey", "rope", "finetune_passkey", flags=flags) == passkey
 
 
+def test_drope_completes_the_steps_of_the_run_that_it_goes_on_from():
+    prose = dict(init_from="out/rope-1050", max_iters=150, warmup_iters=15)
+    rates = dict(pos="none", learning_rate=1e-3, min_lr=1e-4)
+    assert stacked("rope", "drope") == Config(**prose, **rates, name="rope-drope")
+    assert stacked("nope", "drope").pos == stacked("drope").pos == "none"
+    keys = stacked("passkey", "rope", "drope_passkey")
+    assert (keys.dataset, keys.block_size, keys.optimizer) == ("passkey", 128, "muon")
+    assert (keys.pos, keys.learning_rate, keys.warmup_iters) == ("none", 1e-3, 6)
+    for run, whole, before in ((stacked("rope", "drope"), 1200, 1050), (keys, 500, 438)):
+        assert run.init_from.endswith(f"rope-{before}")
+        assert run.max_iters + before == whole
+        assert before == pytest.approx(0.875 * whole, abs=0.5)
+
+
 def test_pose_reads_as_many_tokens_as_fine_tuning_at_the_longer_length():
     same = "init_from max_iters warmup_iters learning_rate min_lr tokens_per_step".split()
     for below in (("rope",), ("passkey", "rope")):
