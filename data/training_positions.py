@@ -23,7 +23,20 @@ def random(draw: np.random.Generator, B: int, T: int, position_range: int) -> np
     return np.sort(np.stack(rows).astype(np.int64), axis=1)
 
 
-TRAIN_POSITIONS = {"sequential": sequential, "random": random}
+def pose(draw: np.random.Generator, B: int, T: int, position_range: int) -> np.ndarray:
+    """Two chunks of each window, the second at positions further on (PoSE, arXiv:2309.10400).
+
+    Both numbers are uniform, as in the authors' code: the first chunk has 1 to (T + 1) // 2 tokens,
+    and the second is shifted by 0 to position_range - T. The text has no gap between them, which
+    the paper's appendix A finds to make little difference.
+    """
+    split = draw.integers(1, (T + 1) // 2, size=(B, 1), endpoint=True)
+    shift = draw.integers(0, position_range - T, size=(B, 1), endpoint=True)
+    order = np.arange(T)
+    return np.where(order < split, order, order + shift)  # (B, T)
+
+
+TRAIN_POSITIONS = {"sequential": sequential, "random": random, "pose": pose}
 
 
 def draw_positions(

@@ -35,8 +35,8 @@ class Config(GPTConfig):
     max_iters: int = 1200  # optimizer steps
     batch_size: int = 16  # windows in a micro-step
     gradient_accumulation_steps: int = 1  # micro-steps in a step, over all processes
-    train_positions: str = "sequential"  # of training windows: sequential (0 to T - 1) or random
-    position_range: int | None = None  # random: drawn from 0 to this - 1 (None: 4 * block_size)
+    train_positions: str = "sequential"  # of a window's tokens: sequential (0, 1, ..), random, pose
+    position_range: int | None = None  # random, pose: from 0 to this - 1 (None: 4 * block_size)
     optimizer: str = "adamw"  # adamw, or muon: for the blocks' matrices, and AdamW for the rest
     learning_rate: float = 2e-3  # peak of the schedule
     min_lr: float = 2e-4  # where the cosine ends
@@ -301,7 +301,9 @@ def _parse(name: str, text: str, origin: str) -> Any:
     kind = _type_of(name, origin)
     kinds = getattr(kind, "__args__", (kind,))
     if str in kinds:
-        return None if type(None) in kinds and text.lower() == "none" else text
+        # For global_pos, none is an encoding, and None leaves the setting out.
+        unset = text == "None" if name == "global_pos" else text.lower() == "none"
+        return None if unset and type(None) in kinds else text
     try:
         words = {"true": "True", "false": "False", "none": "None"}
         return _evaluate(ast.parse(words.get(text.lower(), text), mode="eval").body)

@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,8 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 import data
 import data.prepare
 from evaluation.scoring import HeldOut
-from model import GPT, GPTConfig
-from positions import KNOBS, require
+from model import GPT
+from positions import require
 from runtime import checkpoint
 from runtime.config import Config, with_defaults
 from runtime.device import (
@@ -25,11 +25,9 @@ from runtime.device import (
     pick_device,
     pick_dtype,
 )
+from runtime.finetuning import config_for_finetuning
 from runtime.wandb_mirror import new_id
 
-# Settings that a run with init_from may change; all others belong to the weights.
-FREE = {"block_size", "vocab_size", "dropout", "beyond", "rope_theta", "rope_scaling", *KNOBS}
-FREE |= {"rope_factor", "rope_train_len"}
 ALONE = Process(rank=0, world=1, local_rank=0)
 RESUMABLE = {"run", "data", "optimizers", "scaler", "iter", "skipped", "run_id"}
 
@@ -237,7 +235,8 @@ def settle_config(config: Config, dataset: data.Dataset) -> tuple[Config, dict |
     check_windows(config, dataset)
     if config.init_from and not config.resume:
         state = checkpoint.read(config.init_from)
-        config = config_for_finetuning(config, dataset, state)
+        check_tokenizer(config, dataset, state)
+        config = config_for_finetuning(config, state)
     checkpoint.check_factor(config)
     return config, state
 
@@ -286,22 +285,6 @@ def warn_of_changes(config: Config, state: dict) -> None:
             )
 
 
-def config_for_finetuning(config: Config, dataset: data.Dataset, state: dict) -> Config:
-    """The config of a run that starts from the weights of another (init_from).
-
-    Scaled frequencies count from the length that the weights were first trained at.
-    """
-    check_tokenizer(config, dataset, state)
-    source = checkpoint.config_of(state)
-    check_same_architecture(config, source, state["path"])
-    print_what_changes(config, source, state["path"])
-    scales = {source.rope_scaling, config.rope_scaling} != {"none"} or source.rope_train_len
-    rotates = any(encoding.rotary for encoding in config.encodings.values())
-    if rotates and config.rope_train_len is None and scales:
-        config = replace(config, rope_train_len=source.train_len)
-    return config
-
-
 def check_tokenizer(config: Config, dataset: data.Dataset, state: dict) -> None:
     if state["tokenizer"] != dataset.meta["tokenizer"]:
         folder = data_root(config) / config.dataset
@@ -309,23 +292,6 @@ def check_tokenizer(config: Config, dataset: data.Dataset, state: dict) -> None:
             f"{state['path']} was trained with a different tokenizer than {folder} was prepared "
             "with; prepare the dataset with that tokenizer"
         )
-
-
-def check_same_architecture(config: Config, source: GPTConfig, path: str) -> None:
-    """Refuse a model that is not the one the weights belong to."""
-    fixed = {field.name for field in fields(GPTConfig)} - FREE - {"n_kv_head"} | {"kv_heads"}
-    for name in sorted(fixed):
-        saved, value = getattr(source, name), getattr(config, name)
-        if saved != value:
-            raise ValueError(f"{name} is {value}; it must be {saved}, as {path} was trained with")
-
-
-def print_what_changes(config: Config, source: GPTConfig, path: str) -> None:
-    """A line for each setting of the rotation that is not the one the weights were trained with."""
-    for name in ("rope_scaling", "rope_theta"):
-        saved, value = getattr(source, name), getattr(config, name)
-        if saved != value:
-            print(f"{name} {saved} of {path} becomes {value}", file=sys.stderr)
 
 
 # ---- 4. all processes alike ----------------------------------------------------------------------

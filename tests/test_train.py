@@ -231,9 +231,88 @@ def test_a_scaling_that_would_do_nothing_is_refused(flags):
 def test_another_model_is_not_taken_for_the_same_shape(flags, tmp_path):
     first = run(flags, folder=tmp_path / "first")
     other = [f"--init_from={first}", "--max_iters=1"]
-    for change in ("--pos=alibi", "--rope_layout=interleaved", "--n_head=4", "--rope_fraction=0.5"):
+    for change in ("--rope_layout=interleaved", "--n_head=4", "--rope_fraction=0.5"):
         with pytest.raises(ValueError, match=r"it must be .*was trained with"):
             run(flags, *other, change, folder=tmp_path / "other")
+
+
+NO_STEP = ["--learning_rate=0", "--min_lr=0", "--weight_decay=0", "--max_iters=1"]
+
+
+def test_drope_starts_from_the_weights_of_rope_and_goes_on_without_positions(
+    flags, tmp_path, capsys
+):
+    first = run(flags, "--rope_theta=500", "--rope_fraction=0.5", folder=tmp_path / "first")
+    drope = merged(flags, "--pos=none", f"--init_from={first}", "--dropout=0.1")
+    capsys.readouterr()
+    same = run(drope, *NO_STEP, folder=tmp_path / "same")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"pos rope of {first / 'ckpt.pt'} becomes none"
+    assert "rope_theta" not in "".join(lines)  # nothing reads it any more
+    model, weights = checkpoint.load(same)[0], checkpoint.load(first)[0].state_dict()
+    assert model.config.pos == "none"
+    assert all(torch.equal(w, weights[name]) for name, w in model.state_dict().items())
+    # Without positions, a model cannot tell in which order earlier tokens stand.
+    idx = torch.tensor([[3, 1, 2, 5], [1, 3, 2, 5]])
+    one = GPT(replace(model.config, n_layer=1)).eval()
+    torch.testing.assert_close(*one(idx)[:, -1], rtol=0, atol=1e-6)
+    whole = run(drope, folder=tmp_path / "whole")
+    stop_at(2, drope, f"--out_dir={tmp_path / 'part'}")
+    part = run(drope, "--resume", folder=tmp_path / "part")
+    assert fingerprint(part) == fingerprint(whole)
+    assert losses(part) == losses(whole)
+    assert fingerprint(whole) != fingerprint(same)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("--pos=none", "--pos=rope --rope_layout=interleaved"),
+        ("--pos=alibi", "--pos=rope"),
+        ("--pos=rope", "--pos=rope --layers=LG --window=4 --global_pos=none"),
+        ("--pos=alibi --layers=LG --window=4", "--pos=alibi"),
+    ],
+)
+def test_encodings_without_weights_change_into_one_another(flags, tmp_path, capsys, before, after):
+    first = run(flags, *before.split(), folder=tmp_path / "first")
+    capsys.readouterr()
+    changed = [*NO_STEP, *after.split(), f"--init_from={first}"]
+    second = run(flags, *changed, folder=tmp_path / "second")
+    were, are = (checkpoint.load(folder)[0] for folder in (first, second))
+    said = capsys.readouterr().err
+    for name in ("pos", "layers", "window", "global_pos"):
+        old, new = getattr(were.config, name), getattr(are.config, name)
+        assert (f"{name} {old} of {first / 'ckpt.pt'} becomes {new}\n" in said) == (old != new)
+    assert all(torch.equal(w, are.state_dict()[name]) for name, w in were.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("--pos=learned", "--pos=none", "pos is none; it must be learned, as"),
+        ("--pos=rope", "--pos=learned", "pos is learned; it must be rope, as"),
+        ("--pos=learned", "--pos=rope --block_size=8", "pos is rope; it must be learned, as"),
+        ("--pos=rope", "--pos=none --n_embd=32", "n_embd is 32; it must be 16, as"),
+        ("--pos=rope", "--pos=none --rope_theta=500", "rope_theta is 500.0; it must be left out"),
+        (
+            "--pos=rope",
+            "--pos=rope --layers=LG --global_pos=none --rope_layout=interleaved",
+            "rope_layout is interleaved; it must be half, as",
+        ),
+    ],
+)
+def test_an_encoding_whose_weights_do_not_fit_is_refused(flags, tmp_path, before, after, words):
+    first = run(flags, "--max_iters=1", *before.split(), folder=tmp_path / "first")
+    with pytest.raises(ValueError, match=f"^{words}"):
+        run(flags, f"--init_from={first}", *after.split(), folder=tmp_path / "second")
+    assert not (tmp_path / "second").exists()
+
+
+def test_a_vocabulary_of_another_size_is_named_beside_a_new_encoding(flags, tmp_path):
+    first = run(flags, "--max_iters=1", folder=tmp_path / "first")
+    other = [f"--init_from={first}", "--pos=none", "--vocab_size=99"]
+    with pytest.raises(CheckpointError, match=r"does not fit: wte.weight is \(19, 16\)"):
+        run(flags, *other, folder=tmp_path / "second")
 
 
 def test_settings_of_the_optimizer_follow_the_resumed_config(flags, capsys):
@@ -348,8 +427,9 @@ def test_positions_are_drawn_from_a_stream_of_their_own(flags, placed, tmp_path)
     assert losses(tmp_path / "a") == losses(tmp_path / "b")
 
 
-def test_positions_of_a_resumed_run_are_those_of_one_run(flags, placed, tmp_path):
-    flags = merged(flags, "--train_positions=random", "--gradient_accumulation_steps=2")
+@pytest.mark.parametrize("method", ["random", "pose"])
+def test_positions_of_a_resumed_run_are_those_of_one_run(flags, placed, tmp_path, method):
+    flags = merged(flags, f"--train_positions={method}", "--gradient_accumulation_steps=2")
     flags = merged(flags, "--lr_decay_iters=6")
     whole = placed(merged(flags, folder=tmp_path / "whole"))
     part = placed(merged(flags, "--max_iters=2", folder=tmp_path / "part"))
@@ -358,9 +438,10 @@ def test_positions_of_a_resumed_run_are_those_of_one_run(flags, placed, tmp_path
     assert all(map(np.array_equal, whole, part))
 
 
+@pytest.mark.parametrize("method", ["random", "pose"])
 @pytest.mark.parametrize(("steps", "size"), [(4, 3), (2, 4), (1, 4)])
-def test_processes_share_positions_as_they_share_windows(flags, steps, size):
-    flags = merged(flags, "--train_positions=random", f"--gradient_accumulation_steps={steps}")
+def test_processes_share_positions_as_they_share_windows(flags, steps, size, method):
+    flags = merged(flags, f"--train_positions={method}", f"--gradient_accumulation_steps={steps}")
     one = setup(configs.load(merged(flags, f"--batch_size={size}")))
     one.iter = 5
     whole = [train.training_positions(one, micro, size) for micro in range(steps)]
@@ -383,6 +464,20 @@ def test_a_new_way_to_draw_positions_is_usable_by_its_name(flags, placed, monkey
     assert all((np.diff(rows) == 1).all() for rows in drawn)
     assert len({int(first) for rows in drawn for first in rows[:, 0]}) > 12
     assert checkpoint.read(configs.load(flags).folder)["run"]["train_positions"] == "shifted"
+
+
+def test_pose_fine_tunes_at_the_trained_length_for_a_longer_one(flags, tmp_path):
+    first = run(flags, folder=tmp_path / "first")
+    longer = ["--train_positions=pose", "--rope_scaling=yarn", "--rope_factor=4", "--dropout=0.1"]
+    pose = merged(flags, f"--init_from={first}", *longer)
+    whole = run(pose, folder=tmp_path / "whole")
+    config = checkpoint.load(whole)[0].config
+    assert (config.block_size, config.rope_train_len, config.factor) == (16, 16, 4.0)
+    stop_at(2, pose, f"--out_dir={tmp_path / 'part'}")
+    part = run(pose, "--resume", folder=tmp_path / "part")
+    assert fingerprint(part) == fingerprint(whole)
+    plain = run(pose, "--train_positions=sequential", folder=tmp_path / "plain")
+    assert fingerprint(plain) != fingerprint(whole)
 
 
 def test_positions_that_an_encoding_cannot_place_are_refused_before_a_run_is_replaced(flags):

@@ -38,6 +38,8 @@ def test_defaults_then_the_file_then_the_flags(config_file):
         (["--name=12"], "name", "12"),
         (["--out_dir=None"], "out_dir", None),
         (["--pos=none"], "pos", "none"),
+        (["--layers=LG", "--global_pos=none"], "global_pos", "none"),
+        (["--layers", "LG", "--window=8", "--global_pos", "None"], "global_pos", None),
         (["--gradient_accumulation_steps=5*8"], "gradient_accumulation_steps", 40),
     ],
 )
@@ -167,6 +169,37 @@ def test_stacked_files_fine_tune_as_the_committed_results_were(scaling):
     passkey = Config(**FINETUNE_PASSKEY, name=f"passkey-finetune-{scaling}", rope_scaling=scaling)
     flags = (f"--rope_scaling={scaling}", f"--name=passkey-finetune-{scaling}")
     assert stacked("passkey", "rope", "finetune_passkey", flags=flags) == passkey
+
+
+def test_drope_completes_the_steps_of_the_run_that_it_goes_on_from():
+    prose = dict(init_from="out/rope-1050", max_iters=150, warmup_iters=15)
+    rates = dict(pos="none", learning_rate=1e-3, min_lr=1e-4)
+    assert stacked("rope", "drope") == Config(**prose, **rates, name="rope-drope")
+    assert stacked("nope", "drope").pos == stacked("drope").pos == "none"
+    keys = stacked("passkey", "rope", "drope_passkey")
+    assert (keys.dataset, keys.block_size, keys.optimizer) == ("passkey", 128, "muon")
+    assert (keys.pos, keys.learning_rate, keys.warmup_iters) == ("none", 1e-3, 6)
+    for run, whole, before in ((stacked("rope", "drope"), 1200, 1050), (keys, 500, 438)):
+        assert run.init_from.endswith(f"rope-{before}")
+        assert run.max_iters + before == whole
+        assert before == pytest.approx(0.875 * whole, abs=0.5)
+
+
+def test_pose_reads_as_many_tokens_as_fine_tuning_at_the_longer_length():
+    same = "init_from max_iters warmup_iters learning_rate min_lr tokens_per_step".split()
+    for below in (("rope",), ("passkey", "rope")):
+        suffix = "_passkey" if len(below) == 2 else ""
+        pose, longer = stacked(*below, f"pose{suffix}"), stacked(*below, f"finetune{suffix}")
+        assert [getattr(pose, name) for name in same] == [getattr(longer, name) for name in same]
+        assert pose.largest_position + 1 == longer.block_size == 4 * pose.block_size
+        assert (pose.train_positions, pose.factor) == ("pose", 4.0)
+    plain = stacked("rope", "pose", flags=("--rope_scaling=none", "--rope_factor=none"))
+    assert plain.factor == 1.0
+
+
+def test_random_positions_fill_four_times_the_length_of_any_task():
+    assert stacked("rope", "random_positions").largest_position == 4 * 256 - 1
+    assert stacked("passkey", "rope", "random_positions").largest_position == 4 * 128 - 1
 
 
 def test_a_longer_run_is_the_ceiling_of_the_committed_results():
