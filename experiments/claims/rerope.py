@@ -3,17 +3,59 @@
 Two texts give YaRN a local window |m - n| < W. YaRN has none; ReRoPE has one (J. Su, 2023,
 https://kexue.fm/archives/9708). It computes the scores twice, as RoPE does and as if every key
 stood W + (distance - W) / step away, and chooses by distance.
+
+The base class here also serves remapping.py. Letters: T time, S keys, H heads, D head_dim.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-from experiments.claims import NONE, YARN, Trained, Variant, compare
-from experiments.claims.remapping import Part, Remapped, remapped
-from model import GPTConfig
-from runtime import errors
+import rope
+from experiments.claims import NONE, YARN, Trained, Variant, compare, with_attention
+from model import GPT, Attention, GPTConfig
+from positions import Place, Position
+from runtime import checkpoint, errors
+
+
+class Part(NamedTuple):
+    """Pairs of queries and keys, and where both stand."""
+
+    pairs: Tensor  # (rows, S) bool
+    queries: Tensor  # positions (rows,)
+    keys: Tensor  # positions (S,)
+
+
+class Remapped(Attention):
+    """Attention in which pairs of tokens stand where `parts` places them."""
+
+    def use(self, position: Position) -> None:
+        super().use(Position(self.config))  # `scores` rotates; the layer's encoding must not
+
+    def parts(self, i: Tensor, j: Tensor, length: int) -> Iterator[Part]:
+        """Parts that do not overlap, for queries at i (rows,) and keys at j (S,).
+
+        A key that is in no part is hidden.
+        """
+        raise NotImplementedError
+
+    def scores(self, q: Tensor, k: Tensor, at: Place, rows: slice) -> Tensor:
+        q, scores = q[:, :, rows], None
+        for pairs, queries, keys in self.parts(at.query_positions[rows], at.positions, at.length):
+            rotated = self.rotated(q, queries), self.rotated(k, keys)
+            product = super().scores(*rotated, at, slice(None))  # (B, H, rows, S)
+            hidden = torch.full_like(product, -math.inf) if scores is None else scores
+            scores = torch.where(pairs, product, hidden)
+        return scores
+
+    def rotated(self, x: Tensor, positions: Tensor) -> Tensor:
+        inv_freq, _ = rope.frequencies(self.config.head_dim, self.config.rope_theta)
+        table = rope.rotation_table(positions, inv_freq)
+        return rope.rotate(x, *table, self.config.rope_layout)
 
 
 class ReRope(Remapped):
@@ -42,6 +84,17 @@ class ReRope(Remapped):
         return max(1.0, (length - window) / (self.config.train_len - window))
 
 
+def remapped(label: str, attention: type[Remapped], logn: bool = False, **settings) -> Variant:
+    """The variant with this attention, and with a logit scale that grows with the position."""
+
+    def build(state: dict, config: GPTConfig) -> GPT:
+        if logn:
+            config = replace(config, logit_scaling="logn")
+        return with_attention(checkpoint.build(state, config), attention, **settings)
+
+    return Variant(f"{label}, log-n" if logn else label, {}, build)
+
+
 def rerope(window: float, leaky: bool, logn: bool = False) -> Variant:
     """The variant of this window, in trained lengths."""
     name = "leaky ReRoPE" if leaky else "ReRoPE"
@@ -50,8 +103,6 @@ def rerope(window: float, leaky: bool, logn: bool = False) -> Variant:
 
 VARIANTS = [NONE, YARN, rerope(0.25, leaky=False), rerope(0.5, leaky=False)]
 VARIANTS += [rerope(0.5, leaky=True)]
-# Its author multiplies the scores by max(1, ln(position) / ln L) as well.
-VARIANTS += [rerope(0.5, leaky, logn=True) for leaky in (False, True)]
 MODELS = [Trained("rope", VARIANTS)]
 
 if __name__ == "__main__":

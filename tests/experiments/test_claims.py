@@ -146,7 +146,7 @@ def test_remapped_attention_is_the_sum_over_pairs_at_their_distance(
     T, L = 60, 24
     config = GPTConfig(vocab_size=9, n_layer=1, n_head=2, n_embd=2 * D, block_size=L)
     state = {"model": GPT(config).state_dict(), "path": "made here"}
-    made = variant(rerope if "ReRoPE" in label else remapping, f"{label}{', log-n' * logn}")
+    made = variant(remapping, f"{label}{', log-n' * logn}")
     attention = made.build(state, config).h[0].attn
     x = torch.randn(1, T, 2 * D)
     q, k, v = attention.c_attn(x).unflatten(-1, (-1, D)).transpose(1, 2).chunk(3, 1)
