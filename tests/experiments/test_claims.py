@@ -1,5 +1,6 @@
 """The scripts behind docs/claims.md: their models and variants, against independent formulas."""
 
+import importlib
 import itertools
 import math
 import os
@@ -22,9 +23,11 @@ from experiments.claims import (
     Trained,
     amplitude,
     finetune,
+    hybrid,
     identities,
     kv_cache,
     linear_attention,
+    logit_scale,
     naive_yarn,
     precision,
     remapping,
@@ -392,6 +395,60 @@ def test_every_model_that_is_tuned_is_a_config_of_train_py(monkeypatch, tmp_path
         fewer = dict(zip(finetune.STEPS, (0, *finetune.STEPS), strict=False))[config.max_iters]
         name = folder.name.replace(f"-{config.max_iters}-", f"-{fewer}-")
         assert started_from.get(folder) == (folder.with_name(name) if fewer else None)
+
+
+FIELD = ("encodings", "hybrid", "logit_scale", "drope", "train_positions", "tokens", "remapping")
+
+
+@pytest.mark.parametrize("name", FIELD)
+def test_every_model_of_a_script_is_a_config_under_a_name_of_its_own(name):
+    module = importlib.import_module(f"experiments.claims.{name}")
+    assert len({model.name for model in module.MODELS}) == len(module.MODELS)
+    for model, task in itertools.product(module.MODELS, claims.TASKS):
+        labels = [variant.label for variant in model.variants]
+        assert len(set(labels)) == len(labels)
+        if model.flags is not None:
+            config = claims.configs.load(model.command(task, 1, "out"))
+            trained = {"prose": 256, "keys": 128}[task]
+            assert config.block_size == trained
+            for variant in model.variants:
+                checkpoint.with_overrides(config.gpt, **variant.overrides)
+
+
+def test_the_windows_of_hybrids_are_shares_of_the_trained_length():
+    for task, L in (("prose", 256), ("keys", 128)):
+        of_run = {}
+        for model in hybrid.MODELS:
+            config = claims.configs.load(model.command(task, 1, "out"))
+            of_run[model.name] = config.layers, config.window / L, config.global_pos
+        assert of_run["hybrid"] == ("LLLG", 1 / 4, "none")
+        assert of_run["hybrid-eighth"] == ("LLLG", 1 / 8, "none")
+        assert of_run["hybrid-lg"] == ("LG", 1 / 4, "none")
+        assert of_run["swa"] == ("L", 1 / 4, None)
+        assert of_run["hybrid-rope"] == ("LLLG", 1 / 4, None)
+
+
+def test_the_fitted_scale_has_the_least_loss_on_texts_that_are_not_scored(tmp_path, corpus):
+    flags = [*SMALL, f"--data_dir={corpus}", f"--out_dir={tmp_path}", "--pos=none"]
+    assert claims.train.main(flags) == 0
+    state = checkpoint.read(tmp_path)
+    L, config = state["run"]["block_size"], checkpoint.config_of(state)
+    x, y = logit_scale.texts(state, 4 * L)
+    held_out = claims.data.load("small", corpus)
+    text = held_out.val[: 16 * 4 * L + 1].astype(np.int64)
+    assert np.array_equal(x.flatten(), text[:-1])
+    assert np.array_equal(y[:, -1], text[4 * L :: 4 * L])
+    best = logit_scale.fitted(state, config).config.logit_c
+    losses = []
+    for c in logit_scale.CANDIDATES:
+        # By hand: the queries of the whole window are multiplied by one number.
+        model = checkpoint.load(tmp_path)[0]
+        for block in model.h:
+            width = model.config.n_embd
+            block.attn.c_attn.weight.data[:width] *= 1 + c * math.log(4)
+        logits = model(x)[:, -y.size(1) :]
+        losses.append(torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.flatten()).item())
+    assert best == logit_scale.CANDIDATES[int(np.argmin(losses))]
 
 
 def test_a_run_of_more_steps_continues_the_run_of_fewer(tmp_path, corpus):
