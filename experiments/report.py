@@ -22,6 +22,7 @@ from evaluation import drawing, figures, tables, training
 from evaluation.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, RED, SKY, Line, Look
 from evaluation.statistics import Estimate
 from evaluation.tables import HEADLINE, Method, Scores, markdown
+from experiments import lesson
 from experiments.claims import NONE, RATIOS, RESULTS, YARN, scores_of
 from experiments.claims import base as base_claim
 from experiments.claims import finetune as finetune_claim
@@ -201,6 +202,7 @@ def figure_makers(r: Results) -> dict[str, Callable[[], Figure]]:
         "planes": lambda: planes(*r.claims(RATIOS[-1])),
         "tuning": lambda: tuning(*r.claims(RATIOS[-1])),
         "bases": lambda: bases(*r.claims(RATIOS[-1])),
+        **lesson.FIGURES,
     }
 
 

@@ -17,7 +17,7 @@ from experiments import report
 from positions import POSITIONS, Position
 
 NAMES = ("headline", "all", "room", "prose", "windows", "passkey", "faults", "bench", "gqa")
-FIGURES = "extrapolation training decoding planes tuning bases".split()
+FIGURES = "extrapolation training decoding planes tuning bases wavelengths angles scores".split()
 FAULTS = {
     "crash points of one save": {
         "points": 55,
