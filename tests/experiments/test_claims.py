@@ -397,7 +397,9 @@ def test_every_model_that_is_tuned_is_a_config_of_train_py(monkeypatch, tmp_path
         assert started_from.get(folder) == (folder.with_name(name) if fewer else None)
 
 
-FIELD = ("encodings", "hybrid", "logit_scale", "drope", "train_positions", "tokens", "remapping")
+FIELD = (
+    "encodings trained_frequencies gates hybrid logit_scale drope train_positions tokens remapping"
+).split()
 
 
 @pytest.mark.parametrize("name", FIELD)
