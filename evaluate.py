@@ -61,6 +61,9 @@ def parse(argv: list[str]) -> Namespace:
     scaling_help += "dynamic; for a model that was trained with a scaling: that one)"
     add("--rope_scaling", help=scaling_help)
     add("--rope_factor", type=float, default=4.0, help="of the fixed scalings (default: 4)")
+    logit_help = "of later queries' scores: none,logn,llama4,log_length (default: as trained)"
+    add("--logit_scaling", help=logit_help)
+    add("--logit_c", type=float, help="of log_length: 1 + c ln(length / trained length)")
     names = ", ".join(task_names())
     add("--task", default="prose", help=f"what is scored: {names} (default: prose)")
     add("--passkey", dest="task", action="store_const", const="passkey", help="--task passkey")
@@ -94,6 +97,8 @@ def check_flags(args: Namespace) -> None:
     if args.plot and Path(args.plot).suffix not in (".svg", ".png"):
         raise ValueError(f"plot is {args.plot!r}; it must end with .svg or .png")
     GPTConfig(rope_scaling="linear", rope_factor=args.rope_factor)  # refuses a bad factor
+    if args.logit_c is not None and "log_length" not in (args.logit_scaling or "").split(","):
+        raise ValueError("logit_c does nothing without --logit_scaling log_length; leave it out")
     check_labels(args)
     args.counts = {
         name: getattr(args, name) or default for name, (default, _) in task.counts.items()

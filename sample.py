@@ -12,6 +12,7 @@ from argparse import SUPPRESS, Namespace
 
 import torch
 
+import rope
 from data.tokenizer import Tokenizer, from_meta
 from model import GPT, GPTConfig, check_sampling
 from runtime import checkpoint, errors
@@ -32,9 +33,12 @@ def parse(argv: list[str]) -> Namespace:
     add("--max_len", help=f"{text}trained at (default: the length it was last trained at)")
     add("--prompt", help="text to continue (default: the start of a document)")
     add("--prompt_file", metavar="F", help="a UTF-8 file to continue; - reads stdin")
-    add("--rope_scaling", help="none, linear, ntk, ntk_by_parts, yarn, llama3; or dynamic_...")
+    add("--rope_scaling", help="none, linear, ntk, ntk_by_parts, yarn, llama3, clip; dynamic_...")
     text = "scale factor (default: auto, which is max_len / trained length)"
     add("--rope_factor", default="auto", help=text)
+    text = "scale of later queries' scores: none, logn, llama4, log_length (default: as trained)"
+    add("--logit_scaling", help=text)
+    add("--logit_c", type=float, help="of logit_scaling log_length: 1 + c ln(length / trained)")
     add("--beyond", help="past the trained length: extend, interpolate or slide")
     add(
         "--num_samples",
@@ -80,12 +84,12 @@ def scaled_config(config: GPTConfig, args: Namespace, max_len: int) -> GPTConfig
     overrides = {}
     if args.beyond is not None:
         overrides["beyond"] = "extend" if args.beyond == "slide" else args.beyond
-    if args.rope_scaling is not None:
-        overrides["rope_scaling"] = args.rope_scaling
+    given = {name: getattr(args, name) for name in ("rope_scaling", "logit_scaling", "logit_c")}
+    overrides |= {name: value for name, value in given.items() if value is not None}
     scaling = args.rope_scaling or config.rope_scaling
     if factor_of(args.rope_factor) is not None:
         overrides["rope_factor"] = factor_of(args.rope_factor)
-    elif scaling != "none" and not scaling.startswith("dynamic_"):
+    elif scaling in rope.SCALINGS and rope.reads_factor(scaling):
         tuned = config.factor if scaling == config.rope_scaling else 1.0
         overrides["rope_factor"] = max(tuned, max_len / config.train_len)
     return checkpoint.with_overrides(config, **overrides)
@@ -211,6 +215,8 @@ def main(argv: list[str]) -> None:
     beyond = f"slide ({window} tokens)" if window else config.beyond
     where = state["path"] + (f", step {state['iter']}" if "iter" in state else "")
     settings = f"rope_scaling {config.rope_scaling}{factor}, beyond {beyond}"
+    if config.logit_scaling != "none":
+        settings += f", logit_scaling {config.logit_scaling}"
     print(f"{where}: pos {config.pos}, trained at {trained}; {settings}", file=sys.stderr)
     count = args.num_samples
     if count > 1:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -23,7 +24,23 @@ class Variant:
     window: int | None = None  # tokens that the model is shown, the last ones (None: all)
 
 
-def variants(config: GPTConfig, scalings: str | None, factor: float) -> list[Variant]:
+def variants(config: GPTConfig, args: Namespace) -> list[Variant]:
+    """The variants of a model to score, of evaluate.py's --rope_scaling and --logit_scaling."""
+    offered = scaled_variants(config, args.rope_scaling, args.rope_factor)
+    if args.logit_scaling is None:
+        return offered
+    names = args.logit_scaling.split(",")
+    return [with_logit_scale(variant, name, args.logit_c) for variant in offered for name in names]
+
+
+def with_logit_scale(variant: Variant, name: str, c: float | None) -> Variant:
+    """The variant under a logit scale; c: of log_length, 0 to 1."""
+    overrides = {"logit_scaling": name, "logit_c": c if name == "log_length" else None}
+    label = variant.label if name == "none" else f"{variant.label} {name}"
+    return replace(variant, label=label, overrides=variant.overrides | overrides)
+
+
+def scaled_variants(config: GPTConfig, scalings: str | None, factor: float) -> list[Variant]:
     """The variants of a model to score: scalings if it rotates, else what its class offers."""
     if scalings is None and (config.rope_scaling != "none" or config.rope_train_len):
         return [Variant(config.rope_scaling, {})]  # as it was tuned

@@ -46,8 +46,13 @@ def plan_of(path: str, args: Namespace) -> Plan:
     if not state.keys() >= {"run", "tokenizer", "data"}:
         raise checkpoint.CheckpointError(f"{path} holds weights without the settings of their run")
     config = checkpoint.config_of(state)
-    offered = variants(config, args.rope_scaling, args.rope_factor)
-    possible = possible_variants(path, config, offered, are_named=args.rope_scaling is not None)
+    offered = variants(config, args)
+    possible = possible_variants(
+        path,
+        config,
+        offered,
+        are_named=args.rope_scaling is not None or args.logit_scaling is not None,
+    )
     lengths = lengths_of(args.lengths, config.train_len)
     folder = os.path.relpath(Path(state["path"]).parent)
     name = str(state["run"]["name"] or config.pos)

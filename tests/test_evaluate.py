@@ -102,6 +102,29 @@ def test_variants_that_change_nothing_at_the_trained_length_share_a_score(
         assert cell.is_unextended == expected
 
 
+def test_logit_scales_are_scored_beside_the_model_as_it_is(runs, score):
+    flags = ["--lengths=1x,2x", "--rope_scaling=none,dynamic_yarn"]
+    flags += ["--logit_scaling=none,logn,log_length", "--logit_c=0.5"]
+    rows = score(runs["rope-1"], *flags)
+    labels = {"none", "dynamic_yarn"}
+    labels |= {f"{label} {scale}" for label in labels for scale in ("logn", "log_length")}
+    assert {row["scaling"] for row in rows} == labels
+    plan = evaluate.plan_of(str(runs["rope-1"]), evaluate.parse(["RUN", *flags]))
+    made = {variant.label: variant.overrides for variant in plan.variants}
+    assert made["none"] == {"rope_scaling": "none", "logit_scaling": "none", "logit_c": None}
+    assert made["dynamic_yarn log_length"] == {
+        "rope_scaling": "dynamic_yarn",
+        "logit_scaling": "log_length",
+        "logit_c": 0.5,
+    }
+    with pytest.raises(ValueError, match="logit_c does nothing without --logit_scaling log_len"):
+        evaluate.parse(["RUN", "--logit_c=0.5"])
+    with pytest.raises(ValueError, match="logit_scaling is 'loud'; it must be one of none, logn"):
+        score(runs["rope-1"], "--logit_scaling=loud")
+    with pytest.raises(ValueError, match="logit_c is None; it must be given with"):
+        score(runs["rope-1"], "--logit_scaling=log_length")
+
+
 def test_rows_hold_what_scoring_gives(runs, score, corpus):
     rows = score(runs["rope-1"], "--lengths=4,32", "--rope_scaling=none,yarn,dynamic_ntk")
     small = data.load("small", corpus)
