@@ -109,7 +109,7 @@ part() {
     training) scripts 3 trained_frequencies train_positions && scripts 1 gates ;;
     read-time) scripts 3 logit_scale remapping ;;
     hybrid) scripts 1 hybrid ;; # the grid has one seed
-    tokens) scripts 1 tokens ;;
+    tokens) scripts 1 tokens optimizer ;;
     *) echo "reproduce.sh: no part $1; see the head of the file" >&2 && return 2 ;;
     esac
     echo "part $1 done after $((SECONDS / 60)) minutes"

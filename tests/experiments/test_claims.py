@@ -398,7 +398,8 @@ def test_every_model_that_is_tuned_is_a_config_of_train_py(monkeypatch, tmp_path
 
 
 FIELD = (
-    "encodings trained_frequencies gates hybrid logit_scale drope train_positions tokens remapping"
+    "encodings trained_frequencies gates hybrid logit_scale drope train_positions tokens "
+    "optimizer remapping"
 ).split()
 
 
