@@ -107,7 +107,10 @@ part() {
         ;;
     encodings) scripts 3 encodings drope ;;
     training) scripts 3 trained_frequencies train_positions && scripts 1 gates ;;
-    read-time) scripts 3 logit_scale remapping ;;
+    read-time)
+        python -m experiments.claims.long_tokens
+        scripts 3 logit_scale remapping
+        ;;
     hybrid) scripts 1 hybrid ;; # the grid has one seed
     tokens) scripts 1 tokens optimizer ;;
     *) echo "reproduce.sh: no part $1; see the head of the file" >&2 && return 2 ;;

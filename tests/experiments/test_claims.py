@@ -28,6 +28,7 @@ from experiments.claims import (
     kv_cache,
     linear_attention,
     logit_scale,
+    long_tokens,
     naive_yarn,
     precision,
     remapping,
@@ -593,3 +594,26 @@ def test_what_is_compared_was_scored_on_the_same_targets():
         assert max(prose.lengths) == longest * prose.trained
         texts = {(length, s.row["targets"]) for (_, length), s in keys.by_cell.items()}
         assert len(texts) == len(keys.lengths)
+
+
+def test_tokens_that_profit_gain_two_nats_and_lose_less_than_two():
+    short, long = torch.tensor([5.0, 3.9, 4.5, 1.0]), torch.tensor([1.0, 1.95, 2.4, 0.5])
+    again = short + 0.5, long  # the means are 5.25, 4.15, 4.75, 1.25
+    assert long_tokens.chosen([(short, long)]).tolist() == [True, False, False, False]
+    assert long_tokens.chosen([(short, long), again]).tolist() == [True, True, False, False]
+
+
+def test_the_losses_of_long_tokens_are_those_of_whole_windows(tmp_path, corpus, monkeypatch):
+    assert claims.train.main([*SMALL, f"--data_dir={corpus}", f"--out_dir={tmp_path}"]) == 0
+    monkeypatch.setattr(long_tokens, "SPANS", 2)
+    monkeypatch.setattr(long_tokens, "LONG", 64)
+    losses = long_tokens.losses(tmp_path, 16)
+    held_out = claims.data.load("small", corpus)
+    (start, end), model = held_out.documents("val")[0], checkpoint.load(tmp_path)[0]
+    starts = claims.data.spans([(start + 64, end)], 32, 2)
+    text = torch.from_numpy(held_out.val.astype(np.int64))
+    for i, loss in enumerate(losses):
+        last = starts[i // 32] + 1 + i % 32
+        window = text[last - 16 : last + 1][None]
+        expected = torch.nn.functional.cross_entropy(model(window[:, :-1])[0, -1:], window[0, -1:])
+        assert loss == pytest.approx(expected.item(), abs=1e-5)
