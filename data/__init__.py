@@ -60,7 +60,7 @@ class Dataset:
         if "task" not in self.meta:
             return y
         task = self.meta["task"]
-        seen = np.cumsum(y == task["after"], 1) > 0
+        seen = np.cumsum(np.isin(y, task["after"]), 1) > 0
         return np.where(seen & np.isin(y, task["scored"]), y, -1)
 
     def documents(self, split: str) -> list[tuple[int, int]]:
@@ -143,7 +143,8 @@ def _sound(meta: dict[str, Any]) -> bool:
 
 
 def _sound_task(task: dict[str, Any], size: int) -> bool:
-    tokens = [*task["scored"], task["after"]]
+    after = task["after"] if isinstance(task["after"], list) else [task["after"]]
+    tokens = [*task["scored"], *after]
     known = len(tokens) > 1 and all(type(i) is int and 0 <= i < size for i in tokens)
     return known and type(task["every"]) is int and task["every"] > 0
 

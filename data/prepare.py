@@ -253,7 +253,8 @@ def _write(folder: Path, split: Split, tokenizer: Tokenizer, recipe: dict[str, A
 def _task(task: tasks.Task, tokenizer: Tokenizer) -> dict[str, Any]:
     """The distance between the windows of a task, and which of its tokens count in the loss."""
     scored = tokenizer.encode(task.scored).tolist()
-    (after,) = tokenizer.encode(task.after).tolist()
+    after = tokenizer.encode(task.after).tolist()
+    after = after[0] if len(after) == 1 else after
     return {"every": task.window + 1, "scored": scored, "after": after}
 
 

@@ -6,6 +6,7 @@ A task is a class with the interface of `Task` and a name in TASKS. `data.prepar
 
 from abc import ABC, abstractmethod
 from string import ascii_lowercase
+from string import digits as DIGITS
 from typing import ClassVar, NamedTuple
 
 import numpy as np
@@ -25,6 +26,15 @@ class Question(NamedTuple):
     last: int = 0  # index of the last character of the evidence
 
 
+class Asking(NamedTuple):
+    """Something that can be asked about facts."""
+
+    prompt: str
+    answer: str  # in digits
+    close: str  # ends the answer
+    last: int  # index of the last character of the evidence
+
+
 class Task(ABC):
     """What every task offers. `window`: characters of a training window, one document each."""
 
@@ -32,9 +42,14 @@ class Task(ABC):
     scored: ClassVar[str]  # characters that count in the loss; the rest cannot be predicted
     after: ClassVar[str]  # they count only after the first of these in a window
     chance: ClassVar[float]  # accuracy of a guess
+    by_character: ClassVar[bool] = False  # score the share of an answer's characters, not all or 0
 
     def __init__(self, window: int):
         self.window = window
+
+    def teaches(self, other: "Task | None") -> bool:
+        """Whether a model trained on this one can be asked the questions of another one."""
+        return type(self) is type(other)
 
     @abstractmethod
     def corpus(self) -> Split:
@@ -53,7 +68,7 @@ class Passkey(Task):
     """
 
     version = 1
-    scored = "0123456789"
+    scored = DIGITS
     after = "]"
     chance = 10.0**-4
     KEY = len("[0000]")
@@ -111,6 +126,266 @@ class Passkey(Task):
         return made
 
 
+class Asked(Task):
+    """Facts, a `?`, and answers in digits, each determined by the text before it.
+
+    The loss counts the digits after the `?`. A training document asks several times, a question
+    once, at the end of a text of any length.
+    """
+
+    version = 1
+    scored = DIGITS
+    after = "?"
+    ROOM = 40, 90  # characters of facts in a training document, least and most
+    TOKENS = 1_300_000  # of the training part, about: 10,000 windows of 128
+    HELD_OUT = 256  # documents
+
+    @abstractmethod
+    def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
+        """`room` characters, and what can be asked about them; ValueError if that is too few."""
+
+    def corpus(self) -> Split:
+        counts = {"train": self.TOKENS // (self.window + 1), "val": self.HELD_OUT}
+        made = {}
+        for split, count in counts.items():
+            draw = np.random.default_rng([STREAMS[split], self.window, *self.name.encode()])
+            made[split] = _named(split, [self.document(draw) for _ in range(count)])
+        return made
+
+    @property
+    def name(self) -> str:
+        """Its own in TASKS: tasks draw independent random numbers."""
+        return type(self).__name__
+
+    def document(self, draw: np.random.Generator) -> str:
+        """Facts, and questions about them in random order until window + 1 characters are full."""
+        text, askings = self.facts(draw, int(draw.integers(*self.ROOM, endpoint=True)))
+        text += "?"
+        while len(text) <= self.window:
+            for i in draw.permutation(len(askings)):
+                text += askings[i].prompt + askings[i].answer + askings[i].close
+        return text[: self.window + 1]
+
+    def questions(self, length: int, count: int, seed: int) -> list[Question]:
+        """One of the things that can be asked, spread evenly by depth."""
+        draw = np.random.default_rng([STREAMS["questions"], length, seed, *self.name.encode()])
+        made = [self.question(draw, length, (i + draw.random()) / count) for i in range(count)]
+        return sorted(made, key=lambda question: question.depth)
+
+    def question(self, draw: np.random.Generator, length: int, depth: float) -> Question:
+        """A question whose evidence lies near a depth of 0 to 1."""
+        asked = len(self.END)
+        text, askings = self.facts(draw, length - asked)
+        asking = askings[min(int(depth * len(askings)), len(askings) - 1)]
+        shown = "?" + asking.prompt + asking.answer[:-1]
+        assert len(shown) == asked
+        return Question(text + shown, asking.answer, asking.last / length, asking.last)
+
+
+class Multikey(Asked):
+    """Find one key among many like it (NIAH multikey 2 of RULER, arXiv:2404.06654).
+
+    The whole text is `<kk:dddd>` with different keys of two letters; the end asks for one.
+    """
+
+    chance = 10.0**-4
+    ITEM = len("<kk:dddd>")
+    END = "?<kk:ddd"
+
+    def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
+        count = room // self.ITEM
+        if not 1 <= count <= 26**2:
+            raise ValueError(f"{room} characters hold {count} keys; from 1 to {26**2} can differ")
+        keys = [_pair(i) for i in draw.choice(26**2, count, replace=False)]
+        values = [f"{draw.integers(10**4):04}" for _ in keys]
+        rest = _letters(draw, room - count * self.ITEM)
+        text = rest + "".join(f"<{k}:{v}>" for k, v in zip(keys, values, strict=True))
+        ends = [len(rest) + (i + 1) * self.ITEM - 1 for i in range(count)]
+        parts = zip(keys, values, ends, strict=True)
+        return text, [Asking(f"<{k}:", v, ">", end) for k, v, end in parts]
+
+
+class Overwrite(Asked):
+    """The last of several values counts (MQAR with repeated keys, arXiv:2312.04927).
+
+    `k=d;` stands among random letters, PAIRS times for KEYS keys: at any length the load is the
+    same, and the distance grows. A model that finds the key and not the order is right in one of
+    PAIRS / KEYS cases.
+    """
+
+    KEYS, PAIRS = 3, 6
+    chance = KEYS / PAIRS
+    END = "?k="
+
+    def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
+        keys = draw.permutation(26)[: self.KEYS]
+        order = draw.permutation(np.repeat(keys, self.PAIRS // self.KEYS))
+        # Different values, so that only the last one is right.
+        values = draw.permutation(10)[: self.PAIRS]
+        names = [ascii_lowercase[k] for k in order]
+        items = [f"{k}={v};" for k, v in zip(names, values, strict=True)]
+        text, ends = _scatter(draw, room, items)
+        last = {k: (str(v), end) for k, v, end in zip(names, values, ends, strict=True)}
+        askings = [Asking(f"{k}=", value, ";", end) for k, (value, end) in last.items()]
+        return text, sorted(askings, key=lambda asking: asking.last)
+
+
+class Hops(Asked):
+    """Follow a chain of one or two steps (variable tracking of RULER, arXiv:2404.06654).
+
+    `a=4;`, `b=a;` and `c=b;` stand in this order at random places, for CHAINS chains. A model that
+    names any digit of the text is right in one of CHAINS cases.
+    """
+
+    CHAINS, LENGTH = 2, 3
+    chance = 1 / CHAINS
+    END = "?k="
+
+    def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
+        names = draw.permutation(26)[: self.CHAINS * self.LENGTH].reshape(self.CHAINS, -1)
+        values = draw.permutation(10)[: self.CHAINS]
+        # Whose turn it is: each chain in its own order, the chains mixed.
+        turns = draw.permutation(np.repeat(np.arange(self.CHAINS), self.LENGTH))
+        step, items, asked = [0] * self.CHAINS, [], []
+        for chain in turns:
+            name = ascii_lowercase[names[chain][step[chain]]]
+            before = str(values[chain])
+            if step[chain]:
+                before = ascii_lowercase[names[chain][step[chain] - 1]]
+            items.append(f"{name}={before};")
+            asked.append((name, str(values[chain]), step[chain]))
+            step[chain] += 1
+        text, ends = _scatter(draw, room, items)
+        parts = zip(asked, ends, strict=True)
+        return text, [Asking(f"{k}=", v, ";", end) for (k, v, hops), end in parts if hops]
+
+
+class Copy(Asked):
+    """Repeat a text: position relative to all of it (arXiv:2402.01032).
+
+    Random digits, a `?`, and the same digits. The answer is the last of them, ANSWER at most. The
+    symbols are few, so that what follows the last three of them is rarely unique.
+    """
+
+    chance = 0.1
+    by_character = True
+    ROOM = 64, 64
+    ANSWER = 16
+
+    def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
+        text = "".join(map(str, draw.integers(10, size=room)))
+        return text, [Asking("", text, "", room - 1)]
+
+    def question(self, draw: np.random.Generator, length: int, depth: float) -> Question:
+        if length < 4:
+            raise ValueError(f"length {length} is too short for a question: it needs 4 characters")
+        text, _ = self.facts(draw, length // 2)
+        # One character less than text, ? and text, and a letter before it at odd lengths.
+        shown = _letters(draw, length % 2) + f"{text}?{text[:-1]}"
+        return Question(shown, text[-self.ANSWER :], 0.5, length // 2)
+
+
+class Locate(Asked):
+    """Read at a distance that is constant, absolute or growing (PosGen, arXiv:2403.00071).
+
+    A text of SYMBOLS digits begins at random. Then each is the sum of the NEAR ones before it and a
+    far one, modulo SYMBOLS. The far one is FAR symbols back (recurrent), the first one (absolute),
+    or one that advances every second symbol (growing). The paper has three near ones and more
+    symbols. The first character names the kind.
+    """
+
+    KINDS: ClassVar = {"recurrent": "r", "absolute": "a", "growing": "g"}
+    SYMBOLS, NEAR, FAR, ANSWER = 5, 2, 12, 16
+    chance = 1 / SYMBOLS
+    by_character = True
+
+    def __init__(self, window: int, kind: str):
+        super().__init__(window)
+        self.kind = kind
+
+    @property
+    def name(self) -> str:
+        return self.kind
+
+    def teaches(self, other: Task | None) -> bool:
+        return super().teaches(other) and self.kind == other.kind
+
+    def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
+        """FAR random symbols and those that follow from them."""
+        symbols = draw.integers(self.SYMBOLS, size=self.FAR).tolist()
+        while len(symbols) < room:
+            i = len(symbols)
+            far = {"recurrent": i - self.FAR, "absolute": 0, "growing": i // 2}[self.kind]
+            symbols.append((symbols[far] + sum(symbols[-self.NEAR :])) % self.SYMBOLS)
+        digits = "".join(map(str, symbols))
+        head = self.KINDS[self.kind] + digits[: self.FAR] + "?"
+        return head, [Asking("", digits[self.FAR :], "", len(head) - 1)]
+
+    def document(self, draw: np.random.Generator) -> str:
+        head, (asking,) = self.facts(draw, self.window + 1)
+        return (head + asking.answer)[: self.window + 1]
+
+    def question(self, draw: np.random.Generator, length: int, depth: float) -> Question:
+        needs = self.FAR + self.ANSWER + 1
+        if length < needs:
+            raise ValueError(f"length {length} is too short for a question: it needs {needs}")
+        head, (asking,) = self.facts(draw, length - 1)
+        text = head + asking.answer
+        return Question(text[:-1], text[-self.ANSWER :], 0.0, self.FAR)
+
+
+class Mixture(Task):
+    """Documents of several tasks in equal shares: one model is asked all their questions."""
+
+    version = 1
+    scored = DIGITS
+    chance = 0.0
+
+    def __init__(self, parts: list[Task]):
+        super().__init__(parts[0].window)
+        self.parts = parts
+        self.after = "".join(dict.fromkeys(part.after for part in parts))
+
+    def teaches(self, other: Task | None) -> bool:
+        return any(part.teaches(other) for part in self.parts) or other is self
+
+    def corpus(self) -> Split:
+        """Held out are windows of one document each: a cut would part questions from facts."""
+        made: Split = {"train": [], "val": []}
+        for part in self.parts:
+            split = part.corpus()
+            made["train"] += split["train"][: Asked.TOKENS // (self.window + 1)]
+            made["val"] += [
+                Document(doc.name, doc.text[: self.window + 1])
+                for doc in split["val"][: Asked.HELD_OUT // 4]
+            ]
+        return made
+
+    def questions(self, length: int, count: int, seed: int) -> list[Question]:
+        raise ValueError("a mixture has no questions of its own; name one of its tasks with --task")
+
+
+def _letters(draw: np.random.Generator, count: int) -> str:
+    return draw.choice(LETTERS, count).tobytes().decode()
+
+
+def _pair(i: int) -> str:
+    return ascii_lowercase[i // 26] + ascii_lowercase[i % 26]
+
+
+def _scatter(draw: np.random.Generator, room: int, items: list[str]) -> tuple[str, list[int]]:
+    """Items in their order at random places among random letters, and where each ends."""
+    free = room - sum(map(len, items))
+    if free < 0:
+        raise ValueError(f"the facts need {room - free} characters; there is room for {room}")
+    letters, text, ends = _letters(draw, free), "", []
+    places = np.sort(draw.integers(free + 1, size=len(items)))
+    for item, before, after in zip(items, [0, *places[:-1]], places, strict=True):
+        text += letters[before:after] + item
+        ends.append(len(text) - 1)
+    return text + letters[places[-1] :], ends
+
+
 def _named(split: str, texts: list[str]) -> list[Document]:
     return [Document(f"{split}/{i}", text) for i, text in enumerate(texts)]
 
@@ -123,4 +398,15 @@ def _write(text: np.ndarray, start: int, key: str) -> None:
     text[start : start + len(key)] = list(key.encode())
 
 
-TASKS: dict[str, Task] = {"passkey": Passkey(128), "passkey-4x": Passkey(512)}
+PARTS = {
+    "passkey": Passkey(128),
+    "multikey": Multikey(128),
+    "overwrite": Overwrite(128),
+    "hops": Hops(128),
+    "copy": Copy(128),
+    **{f"locate-{kind}": Locate(128, kind) for kind in Locate.KINDS},
+}
+TASKS: dict[str, Task] = PARTS | {
+    "passkey-4x": Passkey(512),
+    "mixture": Mixture([*PARTS.values()]),
+}

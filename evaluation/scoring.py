@@ -323,7 +323,8 @@ class Retrieval:
         self.name = task  # of the results file
         self.tokenizer, self.keys, self.task = tokenizer, keys, tasks.TASKS[task]
         chance = f"{self.task.chance:f}".rstrip("0")
-        self.protocols = {task: f"questions, by depth of the answer (chance {chance})"}
+        counted = "share of right characters" if self.task.by_character else "all or nothing"
+        self.protocols = {task: f"questions, by depth of the answer, {counted} (chance {chance})"}
         version = f", version {self.task.version}" if self.task.version > 1 else ""
         self.target_set = f"{keys} keys, seed {SEED}{version}"
 
@@ -358,7 +359,7 @@ class Retrieval:
         return f"{task}-rope"
 
     def score(self, model: GPT, protocol: str, length: int, window: int | None = None) -> Score:
-        """1 or 0 a question, sorted by depth; the texts differ by length.
+        """A number from 0 to 1 a question, sorted by depth; the texts differ by length.
 
         beyond_window_n of the first ones have their answer before the last trained length. window:
         of how many tokens the model is shown the last ones (None: all).
@@ -373,7 +374,9 @@ class Retrieval:
         details = {"beyond_window_n": beyond, "chance": self.task.chance}
         score = Score(None, digest, len(questions), details)
         if x.size(1) <= model.max_length:
-            score.scores = [[right] for right in answered_exactly(model, x, y)]
+            right = answered(model, x, y)  # (N, t)
+            each = right.mean(1) if self.task.by_character else right.all(1).double()
+            score.scores = [[one] for one in each.where(right.isfinite().all(1), math.nan).tolist()]
         return score
 
     def cost(self, protocol: str, length: int, trained: int) -> int:
@@ -382,8 +385,8 @@ class Retrieval:
 
 
 @torch.no_grad()
-def answered_exactly(model: GPT, x: Tensor, y: Tensor) -> list[float]:
-    """1 where the likeliest tokens at the end of texts x (N, c) are the answers y (N, t), else 0.
+def answered(model: GPT, x: Tensor, y: Tensor) -> Tensor:
+    """1 where the likeliest tokens at the end of texts x (N, c) are the answers y, else 0: (N, t).
 
     NaN where the logits are not finite.
 
@@ -395,9 +398,9 @@ def answered_exactly(model: GPT, x: Tensor, y: Tensor) -> list[float]:
     for x_part, y_part in zip(x.split(size), y.split(size), strict=True):
         logits = model.logits(model.hidden(x_part.to(device), last=y.size(1)))  # (n, t, V)
         highest, likeliest = (part.cpu() for part in logits.max(-1))  # NaN spreads to `highest`
-        exact = (likeliest == y_part).all(1).double()
-        right += exact.where(highest.isfinite().all(1), math.nan).tolist()
-    return right
+        exact = (likeliest == y_part).double()
+        right.append(exact.where(highest.isfinite(), math.nan))
+    return torch.cat(right)
 
 
 # A task of data/tasks.py that has no class of its own here is scored as retrieval.

@@ -191,7 +191,8 @@ def unlike_task(plan: Plan, task: str) -> str:
     """Why a run does not fit a task: it was trained on text of a different kind. "" if it fits."""
     trained_on = plan.run["dataset"]
     # Prose is not among the tasks; the sizes of one task are of one class.
-    fits = type(tasks.TASKS.get(trained_on)) is type(tasks.TASKS.get(task))
+    source, asked = tasks.TASKS.get(trained_on), tasks.TASKS.get(task)
+    fits = source is asked or (source is not None and source.teaches(asked))
     return "" if fits else f"it was trained on {trained_on}, which does not fit --task {task}"
 
 
