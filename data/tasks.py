@@ -350,15 +350,14 @@ class Mixture(Task):
         return any(part.teaches(other) for part in self.parts) or other is self
 
     def corpus(self) -> Split:
-        """Held out are windows of one document each: a cut would part questions from facts."""
+        """Held out are documents of one window: a cut would part questions from facts."""
         made: Split = {"train": [], "val": []}
+        share = Asked.TOKENS // (self.window + 1)
         for part in self.parts:
             split = part.corpus()
-            made["train"] += split["train"][: Asked.TOKENS // (self.window + 1)]
-            made["val"] += [
-                Document(doc.name, doc.text[: self.window + 1])
-                for doc in split["val"][: Asked.HELD_OUT // 4]
-            ]
+            made["train"] += split["train"][:share]
+            spare = split["train"][share:] or split["val"]  # passkey has longer ones held out
+            made["val"] += spare[: Asked.HELD_OUT // 4]
         return made
 
     def questions(self, length: int, count: int, seed: int) -> list[Question]:

@@ -340,12 +340,12 @@ def test_a_length_without_room_for_a_question_is_named():
 def test_answers_of_logits_that_are_not_finite_are_not_wrong_but_missing():
     model = make()
     x, y = torch.randint(V, (3, 9)), torch.randint(V, (3, 4))
-    whole = scoring.answered_exactly(model, x, y)
-    assert set(whole) <= {0, 1}
+    whole = scoring.answered(model, x, y)
+    assert set(whole.flatten().tolist()) <= {0, 1}
     model.wte.weight[x[1, 0]] = math.inf
-    found = scoring.answered_exactly(model, x, y)
-    assert math.isnan(found[1])
-    assert not scoring.Score([[1.0], [found[1]]], "", 2).is_finite
+    found = scoring.answered(model, x, y)
+    assert found[1].isnan().any()
+    assert not scoring.Score([[1.0], [math.nan]], "", 2).is_finite
     assert scoring.Score([[1.0], [0.5]], "", 2).is_finite
     assert scoring.Score(None, "", 2).is_finite
 
@@ -410,3 +410,12 @@ def test_long_contexts_fit_into_4_gib(settings, length, tmp_path):
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     print(f"{float(done.stdout):.2f} GiB")
     assert float(done.stdout) < 4
+
+
+@pytest.mark.parametrize(("by_character", "expected"), [(False, [1, 0, 0]), (True, [1, 0.75, 0])])
+def test_an_answer_counts_whole_or_by_its_characters(by_character, expected, monkeypatch):
+    right = torch.tensor([[1.0, 1, 1, 1], [1, 1, 0, 1], [0, 0, 0, 0]])
+    monkeypatch.setattr(scoring, "answered", lambda model, x, y: right)
+    keys = scoring.Retrieval(Codes(), 3)
+    monkeypatch.setattr(type(keys.task), "by_character", by_character)
+    assert keys.score(make(), "passkey", 40).scores == [[x] for x in expected]
