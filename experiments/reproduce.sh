@@ -4,7 +4,7 @@
 #   reproduce.sh quick         six encodings, one seed, few steps, one figure: under half an hour
 #   reproduce.sh full          everything, three seeds: many hours
 #   reproduce.sh full PART     one part of it: main, claims, more-claims, encodings, training,
-#                              read-time, hybrid or tokens; main comes first
+#                              tasks, read-time, hybrid or tokens; main comes first
 #
 # Stop it and start it again at any point: finished runs and measured cells are skipped. After a
 # change to a config, remove its runs in out/ first.
@@ -111,6 +111,10 @@ part() {
         python -m experiments.claims.long_tokens
         scripts 3 logit_scale remapping
         ;;
+    tasks)
+        prepare mixture
+        OMP_NUM_THREADS=$jobs python -m experiments.claims.position_tasks
+        ;;
     hybrid) scripts 1 hybrid ;; # the grid has one seed
     tokens) scripts 1 tokens optimizer ;;
     *) echo "reproduce.sh: no part $1; see the head of the file" >&2 && return 2 ;;
@@ -146,7 +150,7 @@ quick() {
 case ${1:-} in
 quick) quick ;;
 full)
-    for p in ${2:-main claims more-claims encodings training read-time hybrid tokens}; do part $p; done
+    for p in ${2:-main claims more-claims encodings training tasks read-time hybrid tokens}; do part $p; done
     python -m experiments.report
     ;;
 *) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 2 ;;

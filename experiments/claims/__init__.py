@@ -24,6 +24,7 @@ import data
 import evaluate
 import rope
 import train
+from data import tasks
 from evaluation.scoring import windows
 from evaluation.variants import Variant
 from model import GPT, Attention
@@ -36,17 +37,21 @@ RESULTS = "results/claims"
 FILES = {  # one a longest length for prose
     "prose": "prose-{}x.jsonl",
     "keys": "keys.jsonl",
+    **{part: f"mixture-{part}.jsonl" for part in tasks.PARTS},
 }
-PROTOCOLS = ("matched", "passkey")  # the protocols of evaluate.py that compare lengths
+PROTOCOLS = ("matched", *tasks.PARTS)  # the protocols of evaluate.py that compare lengths
 RATIOS = (1, 2, 4, 8)  # context lengths in trained lengths, unless a script has its own
 SEEDS = (1337, 1, 2)
 TASKS = {  # task: the prefix of its runs' names, and their config files
     "prose": ("", ["configs/rope.py"]),
     "keys": ("passkey-", ["configs/passkey.py", "configs/rope.py"]),
+    "mixture": ("mixture-", ["configs/mixture.py", "configs/rope.py"]),
 }
+SCORED = {"prose": ["prose"], "keys": ["keys"], "mixture": [*tasks.PARTS]}  # of each task's models
 EVALUATION_FLAGS = {  # window_tokens measures nothing here, but is part of what names a row
     "prose": ["--window_tokens=2048"],
     "keys": ["--passkey", "--keys=100"],
+    **{part: [f"--task={part}", "--keys=100"] for part in tasks.PARTS},
 }
 NONE = Variant("none", {"rope_scaling": "none"})
 YARN = Variant("yarn", {"rope_scaling": "dynamic_yarn"})
@@ -83,8 +88,13 @@ class Trained(NamedTuple):
         return [*argv, f"--seed={seed}", "--device=cpu", "--wandb=disabled"]
 
     def check_exists(self, task: str, seed: int, out: str) -> None:
-        """ValueError where experiments/reproduce.sh should have trained the model, and has not."""
+        """ValueError where experiments/reproduce.sh should have trained the model, and has not.
+
+        Also where it is not trained on the task at all.
+        """
         folder = self.folder(task, seed, out)
+        if self.flags is not None and task not in self.flags:
+            raise ValueError(f"{self.name} has no settings for --task {task}; leave it out")
         if self.flags is None and not checkpoint.exists(folder):
             instead = "experiments/reproduce.sh trains it, --out names another folder"
             raise ValueError(f"{folder} is missing; {instead}")
@@ -181,31 +191,33 @@ def with_attention(model: GPT, make: type[Attention], **settings) -> GPT:
 # ---- a script's command
 
 
-def parse(name: str, argv: list[str]) -> Namespace:
-    """The settings of a script: tasks, seeds, and the folder of the runs."""
+def parse(name: str, argv: list[str], offered=("prose", "keys")) -> Namespace:
+    """The settings of a script: tasks of those offered, seeds, and the folder of the runs."""
     parser = errors.Parser(prog=f"python -m experiments.claims.{name}")
     parser.add_argument("--seeds", type=int, default=3, choices=(1, 2, 3), help="(default: 3)")
-    parser.add_argument("--task", choices=TASKS, help="one of the two (default: both)")
+    parser.add_argument("--task", choices=offered, help="(default: prose, then keys)")
     parser.add_argument("--out", default="out", help="where the trained runs are (default: out)")
     args = parser.parse_args(argv)
-    args.tasks = [args.task] if args.task else [*TASKS]
+    args.tasks = [args.task] if args.task else ["prose", "keys"]
     args.seeds = SEEDS[: args.seeds]
     return args
 
 
 def compare(name: str, models: list[Trained], argv: list[str], ratios=RATIOS) -> None:
     """Score the models on both tasks, into files that all scripts share."""
-    args = parse(name, argv)
+    args = parse(name, argv, offered=TASKS)
     rope.SCALINGS.update(NEW_SCALINGS)
     POSITIONS.update(NEW_POSITIONS)
     for task, model, seed in product(args.tasks, models, args.seeds):  # before hours of training
         model.check_exists(task, seed, args.out)
     for task in args.tasks:
-        plans = []
-        for model, seed in product(models, args.seeds):
-            run = model.train_if_missing(task, seed, args.out)
-            plans.append(plan_of(model, run, task, ratios))
-        evaluate.evaluate(plans, evaluation_settings(task, ratios))
+        trained = [
+            (model, model.train_if_missing(task, seed, args.out))
+            for model, seed in product(models, args.seeds)
+        ]
+        for scored in SCORED[task]:
+            plans = [plan_of(model, run, scored, ratios) for model, run in trained]
+            evaluate.evaluate(plans, evaluation_settings(scored, ratios))
 
 
 def scores_of(task: str, longest: int) -> str:

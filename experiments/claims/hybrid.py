@@ -15,7 +15,7 @@ READ_TIME = [
     Variant("logn", {"logit_scaling": "logn"}),
     Variant("llama4", {"logit_scaling": "llama4"}),
 ]
-LENGTHS = {"prose": 256, "keys": 128}  # trained
+LENGTHS = {"prose": 256, "keys": 128, "mixture": 128}  # trained
 
 
 def layered(

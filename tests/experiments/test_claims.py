@@ -16,6 +16,7 @@ from conftest import SMALL, fingerprint, losses, merged
 import model as core
 import rope
 from data import tasks
+from data.prepare import prepare
 from data.tokenizer import Char
 from evaluation import results, scoring, statistics
 from experiments import claims, report
@@ -400,7 +401,7 @@ def test_every_model_that_is_tuned_is_a_config_of_train_py(monkeypatch, tmp_path
 
 FIELD = (
     "encodings trained_frequencies gates hybrid logit_scale drope train_positions tokens "
-    "optimizer remapping"
+    "optimizer remapping position_tasks"
 ).split()
 
 
@@ -411,9 +412,9 @@ def test_every_model_of_a_script_is_a_config_under_a_name_of_its_own(name):
     for model, task in itertools.product(module.MODELS, claims.TASKS):
         labels = [variant.label for variant in model.variants]
         assert len(set(labels)) == len(labels)
-        if model.flags is not None:
+        if model.flags is not None and task in model.flags:
             config = claims.configs.load(model.command(task, 1, "out"))
-            trained = {"prose": 256, "keys": 128}[task]
+            trained = hybrid.LENGTHS[task]
             assert config.block_size == trained
             for variant in model.variants:
                 checkpoint.with_overrides(config.gpt, **variant.overrides)
@@ -561,6 +562,26 @@ def test_only_what_compares_lengths_is_scored(tmp_path, corpus, monkeypatch):
     tiny = {("tiny", scaling, ratio) for scaling in ("none", "yarn") for ratio in (1, 2)}
     assert cells == {*tiny, ("short", "none", 1)}
     assert {row["folder"] for row in rows} == {"tiny-1337", "short-1337"}
+
+
+def test_models_of_the_mixture_answer_all_its_tasks(tmp_path, monkeypatch):
+    prepare("mixture", root=tmp_path)
+    monkeypatch.setattr(claims, "scores_of", lambda task, longest: tmp_path / f"{task}.jsonl")
+    flags = {part: [f"--task={part}", "--keys=3"] for part in tasks.PARTS}
+    monkeypatch.setattr(claims, "EVALUATION_FLAGS", flags)
+    small = f"--data_dir={tmp_path} --n_layer=1 --n_head=2 --n_embd=8 --batch_size=2 --max_iters=2"
+    small += " --warmup_iters=1 --eval_interval=2 --eval_tokens=256"
+    models = [Trained("tiny", [claims.AS_TRAINED], {"mixture": small})]
+    argv = ["--task=mixture", "--seeds=1", f"--out={tmp_path}"]
+    claims.compare("tiny", models, argv, ratios=(1, 2))
+    for part in tasks.PARTS:
+        rows = results.read(tmp_path / f"{part}.jsonl")
+        assert {row["length"] for row in rows} == {128, 256}
+        assert {(row["run"], row["protocol"], row["count"]) for row in rows} == {
+            ("mixture-tiny", part, 3)
+        }
+    with pytest.raises(ValueError, match="tiny has no settings for --task prose; leave it out"):
+        claims.compare("tiny", models, ["--task=prose"])
 
 
 def test_an_encoding_of_a_script_is_trained_and_scored(tmp_path, corpus, monkeypatch):
