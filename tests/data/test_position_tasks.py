@@ -55,7 +55,7 @@ def locate(text):
     while len(made) < length:
         i = len(made)
         far = {"r": i - 12, "a": 0, "g": i // 2}[kind]
-        made.append((made[far] + made[i - 1] + made[i - 2]) % 5)
+        made.append((made[far] + made[i - 1]) % 5)
     assert made[:-1] == symbols
     return "".join(map(str, made[-16:]))
 
@@ -151,8 +151,8 @@ def test_the_loss_counts_exactly_what_the_text_determines(mixture, split):
 def check_document(text):
     """Solve every answer of a training document; returns which kind it is."""
     facts, answers = text.split("?")
-    if text[0] in "rag" and text[1:13].isdigit():
-        assert text[13] == "?"
+    if text[0] in "rag" and text[1:90].isdigit():
+        assert 96 <= len(facts) <= 112
         assert locate(text[:-1])[-1] == text[-1]
         return text[0]
     if "<" in facts:
@@ -164,8 +164,8 @@ def check_document(text):
         for name, value in re.findall(r"([a-z])=(\d);", answers):
             assert solve(f"{facts}?{name}=") == value
         return "="
-    assert answers == facts[: len(answers)]
-    assert len(facts) == 64
+    assert answers == facts.lstrip("abcdefghijklmnopqrstuvwxyz")
+    assert 16 <= len(answers) <= 64
     return "copy"
 
 
@@ -181,7 +181,7 @@ def test_a_mixture_has_equal_shares_and_teaches_its_parts(mixture):
     counts = {}
     for _, text in documents(mixture, "train", 10**6):
         kind = "[" if "[" in text else "<" if "<" in text else "=" if "=" in text else text[0]
-        kind = "copy" if kind.isdigit() else kind
+        kind = kind if kind in "[<=" or text[1:90].isdigit() else "copy"
         counts[kind] = counts.get(kind, 0) + 1
     assert counts["="] == 2 * counts["["]  # overwrite and hops
     assert {counts[kind] for kind in "[<rag"} == {10077}
