@@ -46,7 +46,7 @@ class EncodingConfig(ScalingConfig):
     rope_learned: bool = False  # whether a learned factor multiplies each frequency (LeRoPE)
     rope_layout: str = "half"  # channels that share a plane: half (i, i + D/2), interleaved
     t5_max_distance: int | None = None  # of t5's last range (None: block_size, at least 32)
-    fox_bias: float = 3.0  # forget gates start at sigmoid(fox_bias)
+    fox_bias: float = 0.0  # forget gates start at sigmoid(fox_bias)
     alibi_heads: int | None = None  # heads that hard_alibi restricts (None: half of them)
 
 
