@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, get_type_hints
 
 from data.training_positions import TRAIN_POSITIONS
 from model import MAX_SIZE, GPTConfig
-from positions import require
+from positions import Fox, Position, require
 from runtime import checkpoint
 
 
@@ -176,9 +176,13 @@ def _check_texts(config: Config) -> None:
 
 def _check_training_positions(config: Config) -> None:
     size = config.position_range
+    draws = config.train_positions != "sequential"
+    # NoPE has no position, and FoX's gates go by order; a logit scale reads positions.
+    by_order = {*config.encodings.values()} <= {Position, Fox} and config.logit_scaling == "none"
+    rule = f"left out: pos {config.pos!r} reads no positions"
+    require(not (draws and by_order), config, "train_positions", rule)
     if size is None:
         return
-    draws = config.train_positions != "sequential"
     require(draws, config, "position_range", "left out with train_positions 'sequential'")
     enough = config.block_size <= size <= MAX_SIZE
     rule = f"from block_size ({config.block_size}) to {MAX_SIZE:,}"

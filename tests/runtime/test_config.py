@@ -241,5 +241,9 @@ def test_a_range_of_positions_needs_a_method_that_draws():
         Config(position_range=300)
     with pytest.raises(ValueError, match=r"position_range is 255; it must be from block_size"):
         Config(train_positions="random", position_range=255)
+    for pos in ("none", "fox"):
+        with pytest.raises(ValueError, match="train_positions is 'random'; it must be left out"):
+            Config(train_positions="random", pos=pos)
+    Config(train_positions="random", pos="none", logit_scaling="logn")
     with pytest.raises(ValueError, match="train_positions is 'skip'; it must be one of sequential"):
         Config(train_positions="skip")
