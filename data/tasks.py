@@ -136,7 +136,7 @@ class Asked(Task):
     version = 1
     scored = DIGITS
     after = "?"
-    ROOM = 40, 90  # characters of facts in a training document, least and most
+    ROOM = 56, 112  # characters of facts in a training document, least and most
     TOKENS = 1_300_000  # of the training part, about: 10,000 windows of 128
     HELD_OUT = 256  # documents
 
@@ -158,13 +158,16 @@ class Asked(Task):
         return type(self).__name__
 
     def document(self, draw: np.random.Generator) -> str:
-        """Facts, and questions about them in random order until window + 1 characters are full."""
+        """Random letters, facts, and every question about them once, in random order.
+
+        Asked twice, most answers could be copied from the first time: models then learn that.
+        """
         text, askings = self.facts(draw, int(draw.integers(*self.ROOM, endpoint=True)))
         text += "?"
-        while len(text) <= self.window:
-            for i in draw.permutation(len(askings)):
-                text += askings[i].prompt + askings[i].answer + askings[i].close
-        return text[: self.window + 1]
+        for i in draw.permutation(len(askings)):
+            text += askings[i].prompt + askings[i].answer + askings[i].close
+        size = self.window + 1
+        return (_letters(draw, max(0, size - len(text))) + text)[:size]
 
     def questions(self, length: int, count: int, seed: int) -> list[Question]:
         """One of the things that can be asked, spread evenly by depth."""
@@ -213,14 +216,14 @@ class Overwrite(Asked):
     PAIRS / KEYS cases.
     """
 
-    KEYS, PAIRS = 3, 6
+    KEYS, PAIRS = 5, 10
     chance = KEYS / PAIRS
     END = "?k="
 
     def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
         keys = draw.permutation(26)[: self.KEYS]
         order = draw.permutation(np.repeat(keys, self.PAIRS // self.KEYS))
-        # Different values, so that only the last one is right.
+        # Different values, so that one alone is right.
         values = draw.permutation(10)[: self.PAIRS]
         names = [ascii_lowercase[k] for k in order]
         items = [f"{k}={v};" for k, v in zip(names, values, strict=True)]
@@ -237,7 +240,7 @@ class Hops(Asked):
     names any digit of the text is right in one of CHAINS cases.
     """
 
-    CHAINS, LENGTH = 2, 3
+    CHAINS, LENGTH = 3, 3
     chance = 1 / CHAINS
     END = "?k="
 
