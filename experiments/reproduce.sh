@@ -109,6 +109,7 @@ part() {
     training) scripts 3 trained_frequencies train_positions && scripts 1 gates ;;
     read-time)
         python -m experiments.claims.long_tokens
+        python -m experiments.claims.cost # alone: other work would share its time
         scripts 3 logit_scale remapping
         ;;
     tasks)
