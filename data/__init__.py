@@ -55,19 +55,27 @@ class Dataset:
     def mask_targets(self, y: np.ndarray) -> np.ndarray:
         """Targets (B, T), with -1 where the loss leaves a token out.
 
-        For a task, the loss counts only its answers that follow the first example in the window.
+        For a task, the loss counts only answers: after one of the tokens `after`, and before the
+        next one of `until`, if the task has any.
         """
         if "task" not in self.meta:
             return y
         task = self.meta["task"]
-        seen = np.cumsum(np.isin(y, task["after"]), 1) > 0
-        return np.where(seen & np.isin(y, task["scored"]), y, -1)
+        opened = _last(np.isin(y, task["after"]))
+        closed = _last(np.isin(y, task.get("until", [])))
+        return np.where((opened > closed) & np.isin(y, task["scored"]), y, -1)
 
     def documents(self, split: str) -> list[tuple[int, int]]:
         """(start, end) token offsets of every whole document of `split`, in file order."""
         entry = self.meta["splits"][split]
         starts = entry["documents"]
         return list(zip(starts, [*starts[1:], entry["tokens"]], strict=True))
+
+
+def _last(marked: np.ndarray) -> np.ndarray:
+    """Where the last mark up to each place of a row stands, from 1; 0 where there is none."""
+    places = np.arange(1, marked.shape[1] + 1)
+    return np.maximum.accumulate(np.where(marked, places, 0), 1)
 
 
 def root_of(data_dir: str | None) -> Path:
@@ -144,7 +152,7 @@ def _sound(meta: dict[str, Any]) -> bool:
 
 def _sound_task(task: dict[str, Any], size: int) -> bool:
     after = task["after"] if isinstance(task["after"], list) else [task["after"]]
-    tokens = [*task["scored"], *after]
+    tokens = [*task["scored"], *after, *task.get("until", [])]
     known = len(tokens) > 1 and all(type(i) is int and 0 <= i < size for i in tokens)
     return known and type(task["every"]) is int and task["every"] > 0
 

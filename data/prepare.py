@@ -255,7 +255,10 @@ def _task(task: tasks.Task, tokenizer: Tokenizer) -> dict[str, Any]:
     scored = tokenizer.encode(task.scored).tolist()
     after = tokenizer.encode(task.after).tolist()
     after = after[0] if len(after) == 1 else after
-    return {"every": task.window + 1, "scored": scored, "after": after}
+    meta = {"every": task.window + 1, "scored": scored, "after": after}
+    if until := tokenizer.encode(task.until).tolist():
+        meta["until"] = until
+    return meta
 
 
 def _report(name: str, documents: list[Document], tokens: int) -> str:

@@ -40,7 +40,8 @@ class Task(ABC):
 
     version: ClassVar[int]  # raised when the documents change, so that old folders are noticed
     scored: ClassVar[str]  # characters that count in the loss; the rest cannot be predicted
-    after: ClassVar[str]  # they count only after the first of these in a window
+    after: ClassVar[str]  # they count only after one of these in a window
+    until: ClassVar[str] = ""  # and no longer after one of these
     chance: ClassVar[float]  # accuracy of a guess
     by_character: ClassVar[bool] = False  # score the share of an answer's characters, not all or 0
 
@@ -127,15 +128,16 @@ class Passkey(Task):
 
 
 class Asked(Task):
-    """Facts, a `?`, and answers in digits, each determined by the text before it.
+    """Facts, and answers in digits that follow a `?` and are determined by the text before it.
 
-    The loss counts the digits after the `?`. A training document asks several times, a question
-    once, at the end of a text of any length.
+    The loss counts digits after a `?`, until a `=` begins another fact. A training document asks
+    several times, a question once, at the end of a text of any length.
     """
 
     version = 1
     scored = DIGITS
-    after = "?"
+    after, until = "?", "="
+    MARK = "?"  # between facts and answers
     ROOM = 56, 112  # characters of facts in a training document, least and most
     TOKENS = 1_300_000  # of the training part, about: 10,000 windows of 128
     HELD_OUT = 256  # documents
@@ -163,7 +165,7 @@ class Asked(Task):
         Asked twice, most answers could be copied from the first time: models then learn that.
         """
         text, askings = self.facts(draw, int(draw.integers(*self.ROOM, endpoint=True)))
-        text += "?"
+        text += self.MARK
         for i in draw.permutation(len(askings)):
             text += askings[i].prompt + askings[i].answer + askings[i].close
         size = self.window + 1
@@ -180,7 +182,7 @@ class Asked(Task):
         asked = len(self.END)
         text, askings = self.facts(draw, length - asked)
         asking = askings[min(int(depth * len(askings)), len(askings) - 1)]
-        shown = "?" + asking.prompt + asking.answer[:-1]
+        shown = self.MARK + asking.prompt + asking.answer[:-1]
         assert len(shown) == asked
         return Question(text + shown, asking.answer, asking.last / length, asking.last)
 
@@ -213,12 +215,26 @@ class Overwrite(Asked):
 
     `k=d;` stands among random letters, PAIRS times for KEYS keys: at any length the load is the
     same, and the distance grows. A model that finds the key and not the order is right in one of
-    PAIRS / KEYS cases.
+    PAIRS / KEYS cases. Training documents mix facts and answers, `k?d;`.
     """
 
     KEYS, PAIRS = 5, 10
+    GAP = 6  # letters between two of them in a training document, at most
     chance = KEYS / PAIRS
-    END = "?k="
+    MARK, END = "", "k?"
+
+    def document(self, draw: np.random.Generator) -> str:
+        names = [ascii_lowercase[k] for k in draw.permutation(26)[: self.KEYS]]
+        text, values = "", {}
+        while len(text) <= self.window:
+            text += _letters(draw, int(draw.integers(self.GAP, endpoint=True)))
+            name = str(draw.choice(names))
+            if name in values and draw.random() < 0.5:
+                text += f"{name}?{values[name]};"
+            else:
+                values[name] = draw.integers(10)
+                text += f"{name}={values[name]};"
+        return text[: self.window + 1]
 
     def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
         keys = draw.permutation(26)[: self.KEYS]
@@ -229,7 +245,7 @@ class Overwrite(Asked):
         items = [f"{k}={v};" for k, v in zip(names, values, strict=True)]
         text, ends = _scatter(draw, room, items)
         last = {k: (str(v), end) for k, v, end in zip(names, values, ends, strict=True)}
-        askings = [Asking(f"{k}=", value, ";", end) for k, (value, end) in last.items()]
+        askings = [Asking(f"{k}?", value, ";", end) for k, (value, end) in last.items()]
         return text, sorted(askings, key=lambda asking: asking.last)
 
 
@@ -242,7 +258,7 @@ class Hops(Asked):
 
     CHAINS, LENGTH = 3, 3
     chance = 1 / CHAINS
-    END = "?k="
+    MARK, END = "", "k?"
 
     def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
         names = draw.permutation(26)[: self.CHAINS * self.LENGTH].reshape(self.CHAINS, -1)
@@ -260,7 +276,7 @@ class Hops(Asked):
             step[chain] += 1
         text, ends = _scatter(draw, room, items)
         parts = zip(asked, ends, strict=True)
-        return text, [Asking(f"{k}=", v, ";", end) for (k, v, hops), end in parts if hops]
+        return text, [Asking(f"{k}?", v, ";", end) for (k, v, hops), end in parts if hops]
 
 
 class Copy(Asked):
@@ -352,6 +368,7 @@ class Mixture(Task):
         super().__init__(parts[0].window)
         self.parts = parts
         self.after = "".join(dict.fromkeys(part.after for part in parts))
+        self.until = "".join(dict.fromkeys(part.until for part in parts))
 
     def teaches(self, other: Task | None) -> bool:
         return any(part.teaches(other) for part in self.parts) or other is self
