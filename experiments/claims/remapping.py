@@ -1,6 +1,7 @@
 """Read-time changes of distance: Self-Extend, Dual Chunk Attention, StreamingLLM and ReRoPE.
 
-All show a model that was trained with RoPE no distance that it has not seen, and need no training.
+All keep the distances that a model trained with RoPE is shown within those it has seen, and need no
+training. (Self-Extend with G = 8 does so up to 4.5 L alone: its authors' limit is (L - W) G + W.)
 Each is scored with and without a logit scale that grows with the position (log-n).
 
 Letters: S keys, L trained length.
@@ -36,7 +37,8 @@ class SelfExtend(Remapped):
 
 
 class DualChunk(Remapped):
-    """Dual Chunk Attention (arXiv:2402.17463): chunks of 5/8 L, a local window of L/8.
+    """Dual Chunk Attention (arXiv:2402.17463), in the proportions of its code, not of its paper:
+    chunks of 5/8 L and a local window of L/8.
 
     A key stands where it is within its chunk. A query stands where it is within its own chunk for
     keys of that chunk, one chunk farther for the chunk before, at most at 3/4 L, and at 3/4 L for
