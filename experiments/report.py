@@ -69,10 +69,10 @@ class Results:
         path = self.root / f"results/{'passkey' if retrieval else 'prose'}.jsonl"
         return Scores(tables.load(path, "passkey-rope" if retrieval else "rope"), protocol)
 
-    def _claims(self, longest: int) -> tuple[Scores, Scores]:
-        """Prose and retrieval of all claims that go up to `longest` trained lengths."""
-        prose = tables.load(self.root / scores_of("prose", longest), "rope")
-        keys = tables.load(self.root / scores_of("keys", longest), "passkey-rope")
+    def _claims(self) -> tuple[Scores, Scores]:
+        """Prose and retrieval of all claims."""
+        prose = tables.load(self.root / scores_of("prose"), "rope")
+        keys = tables.load(self.root / scores_of("keys"), "passkey-rope")
         return Scores(prose, "matched"), Scores(keys, "passkey")
 
     def record(self, name: str) -> dict:
@@ -138,7 +138,7 @@ def claim(r: Results, script: str) -> str:
     ratios = getattr(module, "RATIOS", RATIOS)
     several = script in OF_SEVERAL_MODELS
     column = tables.excess_over_itself if several else tables.excess
-    return tables.compare(shown, *r.claims(ratios[-1]), ratios, column)
+    return tables.compare(shown, *r.claims(), ratios, column)
 
 
 def claim_record(r: Results, name: str) -> dict:
@@ -199,9 +199,9 @@ def figure_makers(r: Results) -> dict[str, Callable[[], Figure]]:
         "extrapolation": lambda: figures.extrapolation(text(), keys()),
         "training": lambda: figures.training(r.training(), r.pos()),
         "decoding": lambda: figures.decoding(r.record("bench")),
-        "planes": lambda: planes(*r.claims(RATIOS[-1])),
-        "tuning": lambda: tuning(*r.claims(RATIOS[-1])),
-        "bases": lambda: bases(*r.claims(RATIOS[-1])),
+        "planes": lambda: planes(*r.claims()),
+        "tuning": lambda: tuning(*r.claims()),
+        "bases": lambda: bases(*r.claims()),
         **lesson.FIGURES,
     }
 

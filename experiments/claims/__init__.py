@@ -34,8 +34,8 @@ from runtime.config import with_defaults
 
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = "results/claims"
-FILES = {  # one a longest length for prose
-    "prose": "prose-{}x.jsonl",
+FILES = {
+    "prose": "prose.jsonl",
     "keys": "keys.jsonl",
     **{part: f"mixture-{part}.jsonl" for part in tasks.PARTS},
 }
@@ -220,14 +220,14 @@ def compare(name: str, models: list[Trained], argv: list[str], ratios=RATIOS) ->
             evaluate.evaluate(plans, evaluation_settings(scored, ratios))
 
 
-def scores_of(task: str, longest: int) -> str:
-    """The file of the scores at up to so many trained lengths."""
-    return f"{RESULTS}/{FILES[task].format(longest)}"
+def scores_of(task: str) -> str:
+    """The file of a task's scores."""
+    return f"{RESULTS}/{FILES[task]}"
 
 
-def evaluation_settings(task: str, ratios: tuple[int, ...], longest: int | None = None):
+def evaluation_settings(task: str, ratios: tuple[int, ...]) -> Namespace:
     """What evaluate.py makes of its arguments: context lengths, and the file of the results."""
-    path = ROOT / scores_of(task, longest or ratios[-1])
+    path = ROOT / scores_of(task)
     lengths = ",".join(f"{n}x" for n in ratios)
     flags = [f"--json={path}", f"--lengths={lengths}", "--wandb=disabled", "--device=cpu"]
     return evaluate.parse(["RUN", *EVALUATION_FLAGS[task], *flags])
@@ -235,7 +235,7 @@ def evaluation_settings(task: str, ratios: tuple[int, ...], longest: int | None 
 
 def plan_of(model: Trained, run: Path, task: str, ratios: tuple[int, ...]) -> evaluate.Plan:
     """What evaluate.py is to measure of one run."""
-    settings = evaluation_settings(task, model.ratios or ratios, ratios[-1])
+    settings = evaluation_settings(task, model.ratios or ratios)
     plan = evaluate.plan_of(str(run), settings)
     offered = model.variants
     if model.make is not GPT:

@@ -544,7 +544,7 @@ def test_a_script_asks_for_the_runs_of_its_task(tmp_path, monkeypatch):
 
 def scored(tmp_path, monkeypatch, models):
     """The rows that `compare` writes of models at 1x and 2x, on little text."""
-    monkeypatch.setattr(claims, "scores_of", lambda task, longest: tmp_path / f"{task}.jsonl")
+    monkeypatch.setattr(claims, "scores_of", lambda task: tmp_path / f"{task}.jsonl")
     flags = {"prose": ["--tokens=64", "--window_tokens=256"]}
     monkeypatch.setattr(claims, "EVALUATION_FLAGS", flags)
     argv = ["--task=prose", "--seeds=1", f"--out={tmp_path}"]
@@ -566,7 +566,7 @@ def test_only_what_compares_lengths_is_scored(tmp_path, corpus, monkeypatch):
 
 def test_models_of_the_mixture_answer_all_its_tasks(tmp_path, monkeypatch):
     prepare("mixture", root=tmp_path)
-    monkeypatch.setattr(claims, "scores_of", lambda task, longest: tmp_path / f"{task}.jsonl")
+    monkeypatch.setattr(claims, "scores_of", lambda task: tmp_path / f"{task}.jsonl")
     flags = {part: [f"--task={part}", "--keys=3"] for part in tasks.PARTS}
     monkeypatch.setattr(claims, "EVALUATION_FLAGS", flags)
     small = f"--data_dir={tmp_path} --n_layer=1 --n_head=2 --n_embd=8 --batch_size=2 --max_iters=2"
@@ -609,12 +609,10 @@ def test_an_encoding_of_a_script_is_trained_and_scored(tmp_path, corpus, monkeyp
 
 def test_what_is_compared_was_scored_on_the_same_targets():
     """Prose: in a file one set of targets at all lengths; keys: one set of texts a length."""
-    for longest in (8, 16):
-        prose, keys = report.Results(claims.ROOT).claims(longest)
-        assert len({summary.row["targets"] for summary in prose.by_cell.values()}) == 1
-        assert max(prose.lengths) == longest * prose.trained
-        texts = {(length, s.row["targets"]) for (_, length), s in keys.by_cell.items()}
-        assert len(texts) == len(keys.lengths)
+    prose, keys = report.Results(claims.ROOT).claims()
+    assert len({summary.row["targets"] for summary in prose.by_cell.values()}) == 1
+    texts = {(length, s.row["targets"]) for (_, length), s in keys.by_cell.items()}
+    assert len(texts) == len(keys.lengths)
 
 
 def test_tokens_that_profit_gain_two_nats_and_lose_less_than_two():
