@@ -6,7 +6,7 @@ Letters: T time, D head_dim, F = D/2 planes.
 import importlib.util
 import sys
 from collections.abc import Callable
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 
@@ -89,19 +89,27 @@ def nanogpt(folder: str, config: GPTConfig) -> nn.Module:
         return module.GPT(module.GPTConfig(**sizes, dropout=0.0, bias=False))
 
 
-def nanogpt_step(model: nn.Module, tokens: np.ndarray, size: int) -> Callable[[], None]:
-    """One training step as in nanoGPT's train.py on a CPU: float32, AdamW, batches of slices."""
-    T = model.config.block_size
-    with redirect_stdout(sys.stderr):
-        optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), "cpu")
+def nanogpt_step(
+    model: nn.Module, tokens: np.ndarray, size: int, forward: Callable | None = None
+) -> Callable[[], None]:
+    """One training step as in nanoGPT's train.py: AdamW, batches of slices.
 
-    def batch() -> tuple[Tensor, Tensor]:
+    float32 on a CPU; on a GPU bfloat16, and pinned batches. `forward` is the compiled model.
+    """
+    T, device = model.config.block_size, next(model.parameters()).device
+    on_gpu, forward = device.type == "cuda", forward or model
+    with redirect_stdout(sys.stderr):
+        optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), device.type)
+
+    def batch() -> list[Tensor]:
         starts = torch.randint(len(tokens) - T, (size,))
         rows = [torch.from_numpy(tokens[i : i + T + 1].astype(np.int64)) for i in starts]
-        return torch.stack([row[:-1] for row in rows]), torch.stack([row[1:] for row in rows])
+        xy = torch.stack([row[:-1] for row in rows]), torch.stack([row[1:] for row in rows])
+        return [t.pin_memory().to(device, non_blocking=True) if on_gpu else t for t in xy]
 
     def step() -> None:
-        _, loss = model(*batch())
+        with torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext():
+            _, loss = forward(*batch())
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
