@@ -28,7 +28,7 @@ from configs import Config
 from data.training_positions import draw_positions
 from model import GPT
 from runtime import checkpoint, errors, folder
-from runtime.device import Stop, processes, threads_in_use, to_device
+from runtime.device import Later, Stop, processes, threads_in_use, to_device
 from runtime.errors import DivergedError, TooLargeError
 from runtime.folder import claim_folder, enter_folder, leave_folder, resume_if_restarted
 from runtime.help import describe
@@ -216,7 +216,12 @@ def clip_gradients(run: Run) -> Tensor:
 def check_finite(run: Run, loss: Tensor, norm: Tensor) -> None:
     """Stop before a step that would spoil the weights; float16 may skip a few."""
     # The norm is that of the whole step, so that all processes decide alike.
-    finite = bool(norm.isfinite())
+    finite = norm.isfinite()
+    if norm.is_cuda and not run.scaler.is_enabled():
+        # Read one step later, so that the GPU need not wait for the CPU. What such a step spoils
+        # is never saved: `save` looks at the weights themselves.
+        run.finite, finite = Later(finite), run.finite
+    finite = bool(finite)
     run.skipped = 0 if finite else run.skipped + 1
     if finite or (run.scaler.is_enabled() and run.skipped <= MAX_SKIPPED):
         return

@@ -97,7 +97,7 @@ def nanogpt_step(
     float32 on a CPU; on a GPU bfloat16, and pinned batches. `forward` is the compiled model.
     """
     T, device = model.config.block_size, next(model.parameters()).device
-    on_gpu, forward = device.type == "cuda", forward or model
+    on_gpu, forward = device.type == "cuda", model if forward is None else forward
     with redirect_stdout(sys.stderr):
         optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.99), device.type)
 

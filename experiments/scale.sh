@@ -2,13 +2,14 @@
 # Models of GPT-2's kind at a block of 1,024, on a GPU, in minutes: rope, alibi, nope and the
 # hybrid, evaluated to 16 times that length.
 #
-#   scale.sh [SIZE ...]     30M, 124M (default: both); SEEDS, STEPS, DATA from the environment
+#   scale.sh [SIZE ...]     30M, 124M (default: both); ENCODINGS, SEEDS, STEPS and DATA may be set
 #
 # Stop it and start it again at any point: finished runs and measured cells are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 seeds=${SEEDS:-1337}
+encodings=${ENCODINGS:-rope alibi nope hybrid}
 steps=${STEPS:-300} # of 32,768 tokens: four times the 2.4 million of the books
 data=${DATA:-books-gpt2}
 export WANDB_MODE=disabled
@@ -20,7 +21,7 @@ for size in ${@:-30M 124M}; do
     *) echo "scale.sh: no size $size; 30M and 124M are there" >&2 && exit 2 ;;
     esac
     for seed in $seeds; do
-        for pos in rope alibi nope hybrid; do
+        for pos in $encodings; do
             run=out/scale/$size-$pos-$seed
             if [ ! -e "$run.done" ]; then
                 [ -e "$run/ckpt.pt" ] && resume=--resume || resume=

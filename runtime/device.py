@@ -77,6 +77,19 @@ def to_device(ids: np.ndarray, device: torch.device) -> torch.Tensor:
     return tensor.to(device)
 
 
+class Later:
+    """A truth value that a GPU computes: copied while both go on, and waited for when asked."""
+
+    def __init__(self, flag: torch.Tensor):
+        self.flag = flag.to("cpu", non_blocking=True)
+        self.copied = torch.cuda.Event()
+        self.copied.record()
+
+    def __bool__(self) -> bool:
+        self.copied.synchronize()
+        return bool(self.flag)
+
+
 def commit() -> str | None:
     """The commit of this code, `-dirty` where files differ; None where git cannot tell."""
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

@@ -50,6 +50,7 @@ class Run:
     run_id: str  # readable, since wandb names folders by it
     iter: int = 0  # optimizer steps done
     skipped: int = 0  # how many of the last steps had no effect, because float16 overflowed
+    finite: object = True  # whether the last step's gradient was, on a GPU
     row: dict = field(default_factory=dict)  # of step `iter`, while its evaluation is due
     window: int | None = None  # tokens that sample.py shows the model (see checkpoint.read)
     saved: bool = False  # whether there is a checkpoint of this run

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import losses, merged, rows, run, stop_at
+from conftest import fingerprint, losses, merged, rows, run, stop_at
 
 import evaluate
 import sample
@@ -154,6 +154,17 @@ def test_a_checkpoint_of_a_gpu_is_read_on_a_cpu(flags, tmp_path, capsys):
     assert found[0] == pytest.approx(found[1], abs=2e-3)
     model, _ = checkpoint.load(folder)
     assert next(model.parameters()).device.type == "cpu"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_step_that_is_not_finite_ends_the_run_and_spoils_no_checkpoint(flags, dtype):
+    common = ["--device=cuda", f"--dtype={dtype}"]
+    folder = run(flags, *common)
+    good = fingerprint(folder)
+    worse = ["--resume", "--max_iters=20", "--learning_rate=1e38", "--min_lr=1e38"]
+    with pytest.raises(errors.DivergedError, match="finite"):
+        main(merged(flags, *common, *worse, "--eval_interval=20", "--grad_clip=0"))
+    assert fingerprint(folder) == good
 
 
 def test_too_large_a_batch_is_one_sentence(flags, capfd):
