@@ -17,7 +17,7 @@ export WANDB_MODE=disabled
 for size in ${@:-30M 124M}; do
     case $size in
     30M) shape="--n_layer=6 --n_head=6 --n_embd=384 --batch_size=32" ;;
-    124M) shape="--n_layer=12 --n_head=12 --n_embd=768 --batch_size=16 --gradient_accumulation_steps=2" ;;
+    124M) shape="--n_layer=12 --n_head=12 --n_embd=768 --batch_size=8 --gradient_accumulation_steps=4" ;;
     *) echo "scale.sh: no size $size; 30M and 124M are there" >&2 && exit 2 ;;
     esac
     for seed in $seeds; do
@@ -33,12 +33,11 @@ for size in ${@:-30M 124M}; do
                     --seed="$seed" $([ $pos = hybrid ] && echo --window=256)
                 touch "$run.done"
             fi
-            python evaluate.py "$run" --rope_scaling none,linear,ntk,yarn,dynamic_yarn \
-                --lengths 256,512,1x,2x,4x,8x,16x --tokens 2048 --window_tokens 65536 \
-                --json results/scale.jsonl
+            how=
+            [ $pos != rope ] || how="--rope_scaling none,linear,ntk,yarn,dynamic_yarn"
+            # shellcheck disable=SC2086
+            python evaluate.py "$run" $how --lengths 256,512,1x,2x,4x,8x,16x --tokens 2048 \
+                --window_tokens 65536 --json results/scale.jsonl
         done
     done
 done
-python evaluate.py out/scale/*/ --rope_scaling none,linear,ntk,yarn,dynamic_yarn \
-    --lengths 256,512,1x,2x,4x,8x,16x --tokens 2048 --window_tokens 65536 \
-    --json results/scale.jsonl

@@ -92,7 +92,10 @@ def test_bom_and_foreign_line_ends_are_normalised(tmp_path):
         (b"ab\0cd", "input.txt has a NUL at byte 2"),
         (b"a", "input.txt has 1 character: two are needed"),
         ("a mill".encode("utf-16"), "input.txt is not UTF-8 at byte 0: save it as UTF-8"),
-        (gzip.compress(STORY.encode()), "it looks compressed or binary, so unpack it first"),
+        (
+            gzip.compress(STORY.encode(), mtime=0),
+            "it looks compressed or binary, so unpack it first",
+        ),
         (lzma.compress(STORY.encode()), "it looks compressed or binary, so unpack it first"),
         (bz2.compress(STORY.encode()), "it looks compressed or binary, so unpack it first"),
     ],
@@ -533,6 +536,7 @@ def test_paradise_lost_is_one_document():
 @pytest.mark.parametrize(
     ("content", "file"),
     [(wheel(a="x"), "a.whl"), (sdist(a="x"), "a.tar.gz"), (b"junk", "a.whl"), (b"", "a.tar.gz")],
+    ids=["wheel", "sdist", "no-wheel", "no-sdist"],
 )
 def test_a_member_that_is_not_there(content, file):
     with pytest.raises(DataError, match="has no readable member b"):

@@ -357,7 +357,11 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("main", "argv", "code", "words"), OTHERS, ids=lambda v: str(v)[:30])
+@pytest.mark.parametrize(
+    ("main", "argv", "code", "words"),
+    OTHERS,
+    ids=lambda v: v.__module__ if callable(v) else str(v)[:30],
+)
 def test_a_mistake_at_the_other_commands(answer, main, argv, code, words):
     found, line = answer(main, argv)
     assert words in line
