@@ -106,7 +106,7 @@ part() {
         python -m experiments.claims.linear_attention # once more, alone: the cost of a token
         ;;
     encodings) scripts 3 encodings drope ;;
-    training) scripts 3 trained_frequencies train_positions && scripts 1 gates ;;
+    training) scripts 3 trained_frequencies train_positions t5_biases gates ;;
     read-time)
         python -m experiments.claims.long_tokens
         python -m experiments.claims.cost # alone: other work would share its time
