@@ -14,6 +14,7 @@ import numpy as np
 from data.corpora import Document, Split
 
 LETTERS = np.frombuffer(ascii_lowercase.encode(), np.uint8)
+NAMES = list("ABCDEF")  # of facts: few, so that models of this size learn them in minutes
 STREAMS = {"train": 0, "val": 1, "questions": 2}  # independent random numbers for each
 
 
@@ -27,11 +28,10 @@ class Question(NamedTuple):
 
 
 class Asking(NamedTuple):
-    """Something that can be asked about facts."""
+    """Something that can be asked about facts: `?`, the prompt, and the answer."""
 
     prompt: str
     answer: str  # in digits
-    close: str  # ends the answer
     last: int  # index of the last character of the evidence
 
 
@@ -42,7 +42,7 @@ class Task(ABC):
     scored: ClassVar[str]  # characters that count in the loss; the rest cannot be predicted
     after: ClassVar[str]  # they count only after one of these in a window
     until: ClassVar[str] = ""  # and no longer after one of these
-    chance: ClassVar[float]  # accuracy of a guess
+    chance: float  # accuracy of a guess: among the values in a text, where there are several
     by_character: ClassVar[bool] = False  # score the share of an answer's characters, not all or 0
 
     def __init__(self, window: int):
@@ -128,19 +128,30 @@ class Passkey(Task):
 
 
 class Asked(Task):
-    """Facts, and answers in digits that follow a `?` and are determined by the text before it.
+    """Answers in digits that follow a `?` and are determined by the text before it.
 
-    The loss counts digits after a `?`, until a `=` begins another fact. A training document asks
-    several times, a question once, at the end of a text of any length.
+    The loss counts digits after a `?`, until a `=` begins a fact. A training document asks often
+    and shows few facts at first, or models of this size do not learn the task; a question comes
+    once, at the end of a text of any length.
     """
 
-    version = 1
+    version = 2
     scored = DIGITS
     after, until = "?", "="
-    MARK = "?"  # between facts and answers
-    ROOM = 56, 112  # characters of facts in a training document, least and most
     TOKENS = 1_300_000  # of the training part, about: 10,000 windows of 128
     HELD_OUT = 256  # documents
+    ASKED = len("?A407")  # characters of a question
+
+    def __init__(self, window: int, name: str):
+        super().__init__(window)
+        self.name = name  # its own in TASKS: tasks draw independent random numbers
+
+    def teaches(self, other: Task | None) -> bool:
+        return isinstance(other, Asked) and self.name == other.name
+
+    @abstractmethod
+    def document(self, draw: np.random.Generator) -> str:
+        """A training document of window + 1 characters."""
 
     @abstractmethod
     def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
@@ -154,23 +165,6 @@ class Asked(Task):
             made[split] = _named(split, [self.document(draw) for _ in range(count)])
         return made
 
-    @property
-    def name(self) -> str:
-        """Its own in TASKS: tasks draw independent random numbers."""
-        return type(self).__name__
-
-    def document(self, draw: np.random.Generator) -> str:
-        """Random letters, facts, and every question about them once, in random order.
-
-        Asked twice, most answers could be copied from the first time: models then learn that.
-        """
-        text, askings = self.facts(draw, int(draw.integers(*self.ROOM, endpoint=True)))
-        text += self.MARK
-        for i in draw.permutation(len(askings)):
-            text += askings[i].prompt + askings[i].answer + askings[i].close
-        size = self.window + 1
-        return (_letters(draw, max(0, size - len(text))) + text)[:size]
-
     def questions(self, length: int, count: int, seed: int) -> list[Question]:
         """One of the things that can be asked, spread evenly by depth."""
         draw = np.random.default_rng([STREAMS["questions"], length, seed, *self.name.encode()])
@@ -179,104 +173,89 @@ class Asked(Task):
 
     def question(self, draw: np.random.Generator, length: int, depth: float) -> Question:
         """A question whose evidence lies near a depth of 0 to 1."""
-        asked = len(self.END)
-        text, askings = self.facts(draw, length - asked)
-        asking = askings[min(int(depth * len(askings)), len(askings) - 1)]
-        shown = self.MARK + asking.prompt + asking.answer[:-1]
-        assert len(shown) == asked
-        return Question(text + shown, asking.answer, asking.last / length, asking.last)
+        text, askings = self.facts(draw, length - self.ASKED)
+        askings.sort(key=lambda asking: asking.last)
+        prompt, answer, last = askings[min(int(depth * len(askings)), len(askings) - 1)]
+        return Question(f"{text}?{prompt}{answer[:-1]}", answer, last / length, last)
 
 
-class Multikey(Asked):
-    """Find one key among many like it (NIAH multikey 2 of RULER, arXiv:2404.06654).
+class Lookup(Asked):
+    """Find the value of one key among `keys`, each written `writes` times: the last value counts.
 
-    The whole text is `<kk:dddd>` with different keys of two letters; the end asks for one.
+    `=K4071` stands among random letters, for names of NAMES; at any length the load is the same,
+    and the distance grows. Once written: multikey (NIAH multikey of RULER, arXiv:2404.06654).
+    Twice: overwrite (MQAR with repeated keys, arXiv:2312.04927), which asks for order too.
     """
 
-    chance = 10.0**-4
-    ITEM = len("<kk:dddd>")
-    END = "?<kk:ddd"
+    ITEMS = 10, 20  # facts and answers in a training document, least and most
+    REWRITTEN = 0.4  # of the places where a known key comes again
 
-    def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
-        count = room // self.ITEM
-        if not 1 <= count <= 26**2:
-            raise ValueError(f"{room} characters hold {count} keys; from 1 to {26**2} can differ")
-        keys = [_pair(i) for i in draw.choice(26**2, count, replace=False)]
-        values = [f"{draw.integers(10**4):04}" for _ in keys]
-        rest = _letters(draw, room - count * self.ITEM)
-        text = rest + "".join(f"<{k}:{v}>" for k, v in zip(keys, values, strict=True))
-        ends = [len(rest) + (i + 1) * self.ITEM - 1 for i in range(count)]
-        parts = zip(keys, values, ends, strict=True)
-        return text, [Asking(f"<{k}:", v, ">", end) for k, v, end in parts]
-
-
-class Overwrite(Asked):
-    """The last of several values counts (MQAR with repeated keys, arXiv:2312.04927).
-
-    `k=d;` stands among random letters, PAIRS times for KEYS keys: at any length the load is the
-    same, and the distance grows. A model that finds the key and not the order is right in one of
-    PAIRS / KEYS cases. Training documents mix facts and answers, `k?d;`.
-    """
-
-    KEYS, PAIRS = 5, 10
-    GAP = 6  # letters between two of them in a training document, at most
-    chance = KEYS / PAIRS
-    MARK, END = "", "k?"
+    def __init__(self, window: int, name: str, keys: int, writes: int):
+        super().__init__(window, name)
+        self.keys, self.writes, self.chance = keys, writes, 1 / (keys * writes)
 
     def document(self, draw: np.random.Generator) -> str:
-        names = [ascii_lowercase[k] for k in draw.permutation(26)[: self.KEYS]]
-        text, values = "", {}
-        while len(text) <= self.window:
-            text += _letters(draw, int(draw.integers(self.GAP, endpoint=True)))
-            name = str(draw.choice(names))
-            if name in values and draw.random() < 0.5:
-                text += f"{name}?{values[name]};"
+        """Facts and answers mixed, about one to `keys` keys."""
+        names = _names(draw, int(draw.integers(1, self.keys, endpoint=True)))
+        values, items = {}, []
+        for _ in range(draw.integers(*self.ITEMS, endpoint=True)):
+            name = names[draw.integers(len(names))]
+            again = self.writes > 1 and draw.random() < self.REWRITTEN
+            if name in values and not again:
+                items.append(f"?{name}{values[name]}")
             else:
-                values[name] = draw.integers(10)
-                text += f"{name}={values[name]};"
-        return text[: self.window + 1]
+                (values[name],) = _values(draw, 1)
+                items.append(f"={name}{values[name]}")
+        return _scatter(draw, self.window + 1, items)[0]
 
     def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
-        keys = draw.permutation(26)[: self.KEYS]
-        order = draw.permutation(np.repeat(keys, self.PAIRS // self.KEYS))
-        # Different values, so that one alone is right.
-        values = draw.permutation(10)[: self.PAIRS]
-        names = [ascii_lowercase[k] for k in order]
-        items = [f"{k}={v};" for k, v in zip(names, values, strict=True)]
+        names = draw.permutation(list(_names(draw, self.keys) * self.writes))
+        values = _values(draw, len(names))  # different ones: one alone is right
+        items = [f"={name}{value}" for name, value in zip(names, values, strict=True)]
         text, ends = _scatter(draw, room, items)
-        last = {k: (str(v), end) for k, v, end in zip(names, values, ends, strict=True)}
-        askings = [Asking(f"{k}?", value, ";", end) for k, (value, end) in last.items()]
-        return text, sorted(askings, key=lambda asking: asking.last)
+        last = {name: Asking(*fact) for name, *fact in zip(names, names, values, ends, strict=True)}
+        return text, [*last.values()]
 
 
 class Hops(Asked):
     """Follow a chain of one or two steps (variable tracking of RULER, arXiv:2404.06654).
 
-    `a=4;`, `b=a;` and `c=b;` stand in this order at random places, for CHAINS chains. A model that
-    names any digit of the text is right in one of CHAINS cases.
+    `=A4071`, `=BA` and `=CB` stand in this order at random places, for CHAINS chains.
     """
 
-    CHAINS, LENGTH = 3, 3
+    CHAINS, STEPS = 2, 2
+    ITEMS = 10, 20
     chance = 1 / CHAINS
-    MARK, END = "", "k?"
+
+    def document(self, draw: np.random.Generator) -> str:
+        """Facts and answers mixed: one or two chains, of none to two steps."""
+        chains, steps = draw.integers(1, self.CHAINS + 1), draw.integers(self.STEPS + 1)
+        coming, known, items = self.links(draw, int(chains), int(steps)), [], []
+        for _ in range(draw.integers(*self.ITEMS, endpoint=True)):
+            if coming and (not known or draw.random() < 0.5):
+                item, name, value, _ = coming.pop(0)
+                known.append(f"?{name}{value}")
+                items.append(item)
+            else:
+                items.append(known[draw.integers(len(known))])
+        return _scatter(draw, self.window + 1, items)[0]
+
+    def links(self, draw: np.random.Generator, chains: int, steps: int) -> list[tuple]:
+        """(fact, name, value at its chain's start, steps to it), each chain in its own order."""
+        names, values = _names(draw, chains * (steps + 1)), _values(draw, chains)
+        made, done = [], [0] * chains
+        for chain in draw.permutation(np.repeat(np.arange(chains), steps + 1)):
+            own, step = names[chain::chains], done[chain]
+            before = own[step - 1] if step else values[chain]
+            made.append((f"={own[step]}{before}", own[step], values[chain], step))
+            done[chain] += 1
+        return made
 
     def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
-        names = draw.permutation(26)[: self.CHAINS * self.LENGTH].reshape(self.CHAINS, -1)
-        values = draw.permutation(10)[: self.CHAINS]
-        # Whose turn it is: each chain in its own order, the chains mixed.
-        turns = draw.permutation(np.repeat(np.arange(self.CHAINS), self.LENGTH))
-        step, items, asked = [0] * self.CHAINS, [], []
-        for chain in turns:
-            name = ascii_lowercase[names[chain][step[chain]]]
-            before = str(values[chain])
-            if step[chain]:
-                before = ascii_lowercase[names[chain][step[chain] - 1]]
-            items.append(f"{name}={before};")
-            asked.append((name, str(values[chain]), step[chain]))
-            step[chain] += 1
-        text, ends = _scatter(draw, room, items)
-        parts = zip(asked, ends, strict=True)
-        return text, [Asking(f"{k}?", v, ";", end) for (k, v, hops), end in parts if hops]
+        links = self.links(draw, self.CHAINS, self.STEPS)
+        text, ends = _scatter(draw, room, [fact for fact, *_ in links])
+        parts = zip(links, ends, strict=True)
+        return text, [Asking(name, value, end) for (_, name, value, step), end in parts if step]
 
 
 class Copy(Asked):
@@ -288,7 +267,7 @@ class Copy(Asked):
 
     chance = 0.1
     by_character = True
-    ROOM = 16, 64
+    ROOM = 16, 64  # digits in a training document, least and most
     ANSWER = 16
 
     def document(self, draw: np.random.Generator) -> str:
@@ -298,8 +277,7 @@ class Copy(Asked):
         return _letters(draw, self.window + 1 - len(copied)) + copied
 
     def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
-        text = "".join(map(str, draw.integers(10, size=room)))
-        return text, []
+        return "".join(map(str, draw.integers(10, size=room))), []
 
     def question(self, draw: np.random.Generator, length: int, depth: float) -> Question:
         if length < 4:
@@ -307,60 +285,84 @@ class Copy(Asked):
         text, _ = self.facts(draw, length // 2)
         # One character less than text, ? and text, and a letter before it at odd lengths.
         shown = _letters(draw, length % 2) + f"{text}?{text[:-1]}"
-        return Question(shown, text[-self.ANSWER :], 0.5, length // 2)
+        last = shown.index("?") - 1
+        return Question(shown, text[-self.ANSWER :], last / length, last)
 
 
-class Locate(Asked):
-    """Read at a distance that is constant, absolute or growing (PosGen, arXiv:2403.00071).
+class Place(Asked):
+    """Read a digit by its place from the start of the text (PosGen's absolute distance,
+    arXiv:2403.00071, as a question).
 
-    A text of SYMBOLS digits begins at random. Then each is the sum of the one before it and a far
-    one, modulo SYMBOLS. The far one is FAR symbols back (recurrent), the first one (absolute), or
-    one that advances every second symbol (growing). The first character names the kind. The paper
-    adds three near symbols of more kinds, which models of this size do not learn in minutes.
+    DIGITS digits begin the text, random letters follow, and `?C` asks for the third digit.
     """
 
-    KINDS: ClassVar = {"recurrent": "r", "absolute": "a", "growing": "g"}
-    SYMBOLS, FAR, ANSWER = 5, 12, 16
-    ROOM = 96, 112
-    chance = 1 / SYMBOLS
-    by_character = True
-
-    def __init__(self, window: int, kind: str):
-        super().__init__(window)
-        self.kind = kind
-
-    @property
-    def name(self) -> str:
-        return self.kind
-
-    def teaches(self, other: Task | None) -> bool:
-        return super().teaches(other) and self.kind == other.kind
-
-    def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
-        """The letter of the kind, FAR random symbols, and those that follow from them."""
-        symbols = draw.integers(self.SYMBOLS, size=self.FAR).tolist()
-        while len(symbols) < room - 1:
-            i = len(symbols)
-            far = {"recurrent": i - self.FAR, "absolute": 0, "growing": i // 2}[self.kind]
-            symbols.append((symbols[far] + symbols[-1]) % self.SYMBOLS)
-        return self.KINDS[self.kind] + "".join(map(str, symbols)), []
+    DIGITS = 8
+    ASKED = len("?A")
+    chance = 0.1
 
     def document(self, draw: np.random.Generator) -> str:
-        text, room = self.facts(draw, self.window)[0], int(draw.integers(*self.ROOM, endpoint=True))
-        return f"{text[:room]}?{text[room:]}"
+        """Asked for every digit once, after some of the letters."""
+        room = self.window + 1 - self.DIGITS * len("?A4")
+        text, askings = self.facts(draw, int(draw.integers(self.DIGITS, room, endpoint=True)))
+        text += "".join(f"?{askings[i].prompt}{askings[i].answer}" for i in draw.permutation(8))
+        return text + _letters(draw, self.window + 1 - len(text))
+
+    def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
+        if room < self.DIGITS:
+            raise ValueError(f"{self.DIGITS} digits and a question do not fit into {room}")
+        text = "".join(map(str, draw.integers(10, size=self.DIGITS)))
+        askings = [Asking(chr(ord("A") + i), digit, i) for i, digit in enumerate(text)]
+        return text + _letters(draw, room - self.DIGITS), askings
+
+
+class Series(Asked):
+    """Read at a distance that is constant or growing (PosGen, arXiv:2403.00071, made smaller).
+
+    Letters a to e and digits 0 to 4 alternate, both for the numbers 0 to 4. Letters are random. A
+    digit is the sum of the letter before it and a far symbol, modulo 5: that 13 back (recurrent),
+    or that halfway back to the start (growing). The letters leave no way around the far symbol.
+    """
+
+    SYMBOLS, FAR = 5, 13
+    chance = 1 / SYMBOLS
+
+    def __init__(self, window: int, name: str, growing: bool):
+        super().__init__(window, name)
+        self.growing = growing
+        self.start = 2 if growing else self.FAR + 1  # symbols before the `?`
+
+    def far(self, i: int) -> int:
+        """The index of the symbol that digit i depends on; below 0 there is none."""
+        return i // 2 if self.growing else i - self.FAR
+
+    def symbols(self, draw: np.random.Generator, count: int) -> str:
+        numbers = draw.integers(self.SYMBOLS, size=count)
+        for i in range(self.start + 1, count, 2):
+            numbers[i] = (numbers[self.far(i)] + numbers[i - 1]) % self.SYMBOLS
+        return "".join(str(n) if i % 2 else ascii_lowercase[n] for i, n in enumerate(numbers))
+
+    def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
+        text = self.symbols(draw, room - 1)
+        return f"{text[: self.start]}?{text[self.start :]}", []
+
+    def document(self, draw: np.random.Generator) -> str:
+        return self.facts(draw, self.window + 1)[0]
 
     def question(self, draw: np.random.Generator, length: int, depth: float) -> Question:
-        needs = self.FAR + self.ANSWER + 1
-        if length < needs:
-            raise ValueError(f"length {length} is too short for a question: it needs {needs}")
-        text, answer = self.facts(draw, length)[0], self.ANSWER
-        return Question(f"{text[:-answer]}?{text[-answer:-1]}", text[-answer:], 0.0, self.FAR)
+        """The last digit, of texts of even length."""
+        if length % 2 or length < self.start + 2:
+            needs = f"it must be even, and at least {self.start + 2}"
+            raise ValueError(f"length {length} does not fit {self.name}: {needs}")
+        text, _ = self.facts(draw, length + 1)
+        far = self.far(length - 1)
+        last = far + (far >= self.start)  # the ? stands before it
+        return Question(text[:-1], text[-1], last / length, last)
 
 
 class Mixture(Task):
     """Documents of several tasks in equal shares: one model is asked all their questions."""
 
-    version = 1
+    version = 2
     scored = DIGITS
     chance = 0.0
 
@@ -392,8 +394,14 @@ def _letters(draw: np.random.Generator, count: int) -> str:
     return draw.choice(LETTERS, count).tobytes().decode()
 
 
-def _pair(i: int) -> str:
-    return ascii_lowercase[i // 26] + ascii_lowercase[i % 26]
+def _names(draw: np.random.Generator, count: int) -> list[str]:
+    """Different names of NAMES."""
+    return draw.choice(NAMES, count, replace=False).tolist()
+
+
+def _values(draw: np.random.Generator, count: int) -> list[str]:
+    """Different values of four digits."""
+    return [f"{value:04}" for value in draw.choice(10**4, count, replace=False)]
 
 
 def _scatter(draw: np.random.Generator, room: int, items: list[str]) -> tuple[str, list[int]]:
@@ -423,11 +431,13 @@ def _write(text: np.ndarray, start: int, key: str) -> None:
 
 PARTS = {
     "passkey": Passkey(128),
-    "multikey": Multikey(128),
-    "overwrite": Overwrite(128),
-    "hops": Hops(128),
-    "copy": Copy(128),
-    **{f"locate-{kind}": Locate(128, kind) for kind in Locate.KINDS},
+    "multikey": Lookup(128, "multikey", keys=4, writes=1),
+    "overwrite": Lookup(128, "overwrite", keys=3, writes=2),
+    "hops": Hops(128, "hops"),
+    "copy": Copy(128, "copy"),
+    "locate-recurrent": Series(128, "locate-recurrent", growing=False),
+    "locate-absolute": Place(128, "locate-absolute"),
+    "locate-growing": Series(128, "locate-growing", growing=True),
 }
 TASKS: dict[str, Task] = PARTS | {
     "passkey-4x": Passkey(512),
