@@ -224,20 +224,22 @@ class Hops(Asked):
     """
 
     CHAINS, STEPS = 2, 2
-    ITEMS = 10, 20
     chance = 1 / CHAINS
 
     def document(self, draw: np.random.Generator) -> str:
-        """Facts and answers mixed: one or two chains, of none to two steps."""
+        """Facts and answers mixed: one or two chains, of none to two steps.
+
+        A name is asked for once: the answer to a second time can be copied, and was.
+        """
         chains, steps = draw.integers(1, self.CHAINS + 1), draw.integers(self.STEPS + 1)
         coming, known, items = self.links(draw, int(chains), int(steps)), [], []
-        for _ in range(draw.integers(*self.ITEMS, endpoint=True)):
+        while coming or known:
             if coming and (not known or draw.random() < 0.5):
                 item, name, value, _ = coming.pop(0)
                 known.append(f"?{name}{value}")
                 items.append(item)
             else:
-                items.append(known[draw.integers(len(known))])
+                items.append(known.pop(draw.integers(len(known))))
         return _scatter(draw, self.window + 1, items)[0]
 
     def links(self, draw: np.random.Generator, chains: int, steps: int) -> list[tuple]:

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parent.parent
 MARKER = "<!-- {}report {} -->"
 CLAIMS = (  # scripts that score on prose and on retrieval, in the order of docs/claims.md
     "which_planes temperature scalings naive_yarn rerope finetune amplitude linear_attention "
-    "precision base gqa"
+    "precision base gqa encodings trained_frequencies gates drope train_positions"
 ).split()
 # Different models are compared there: each with itself at the trained length.
 OF_SEVERAL_MODELS = ("amplitude", "linear_attention", "base", "gqa")
