@@ -17,8 +17,9 @@ from typing import Any, NamedTuple, get_type_hints
 
 from data.training_positions import TRAIN_POSITIONS
 from model import MAX_SIZE, GPTConfig
-from positions import Fox, Position, require
+from positions import Fox, Position
 from runtime import checkpoint
+from runtime.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)
