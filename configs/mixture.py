@@ -4,7 +4,7 @@ then `python evaluate.py out/mixture-rope --task multikey`."""
 dataset = "mixture"
 block_size = 128
 batch_size = 32
-max_iters = 1500
+max_iters = 2500
 warmup_iters = 100
 optimizer = "muon"
 learning_rate = 4e-3

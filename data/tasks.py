@@ -298,7 +298,7 @@ class Place(Asked):
     DIGITS digits begin the text, random letters follow, and `?C` asks for the third digit.
     """
 
-    DIGITS = 8
+    DIGITS = 6
     ASKED = len("?A")
     chance = 0.1
 
@@ -306,7 +306,9 @@ class Place(Asked):
         """Asked for every digit once, after some of the letters."""
         room = self.window + 1 - self.DIGITS * len("?A4")
         text, askings = self.facts(draw, int(draw.integers(self.DIGITS, room, endpoint=True)))
-        text += "".join(f"?{askings[i].prompt}{askings[i].answer}" for i in draw.permutation(8))
+        text += "".join(
+            f"?{askings[i].prompt}{askings[i].answer}" for i in draw.permutation(self.DIGITS)
+        )
         return text + _letters(draw, self.window + 1 - len(text))
 
     def facts(self, draw: np.random.Generator, room: int) -> tuple[str, list[Asking]]:
