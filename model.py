@@ -10,8 +10,8 @@ of keys and values), D head_dim, V vocabulary.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, fields, replace
+from typing import get_type_hints
 
 import torch
 import torch.nn.functional as F
@@ -24,10 +24,9 @@ from positions import (
     Position,
     PositionConfig,
     check_positions,
+    require,
 )
-from runtime.errors import check_types, require
 
-SIZES = "block_size vocab_size n_layer n_head n_kv_head n_embd head_dim n_inner".split()
 MAX_SIZE = 10_000_000  # of anything that is counted in a model; more is a mistake
 BLOCK = 256  # queries at once where scores are made whole
 
@@ -44,39 +43,44 @@ class GPTConfig(PositionConfig):
     n_embd: int = 128  # channels of the residual stream
     dropout: float = 0.0  # share of activations dropped in training
     bias: bool = False  # biases in linear and norm layers, as GPT-2 has them
-    head_dim: int | None = None  # channels of a head (None: n_embd / n_head)
-    n_inner: int | None = None  # channels inside an MLP (None: 4 * n_embd)
-    mlp: str = "gelu"  # gelu, gelu_tanh (GPT-2's own), swiglu (Llama's)
-    norm: str = "layernorm"  # layernorm, rmsnorm (without biases)
-    norm_eps: float = 1e-5  # added to the variance in a norm
-    qk_norm: bool = False  # RMSNorm of each head's queries and keys before they rotate (Qwen3's)
-    parallel: bool = False  # attention and MLP read the same input (GPT-NeoX's)
-    tie_embeddings: bool = True  # the head has the weights of the embedding
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in SIZES:
+        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd"):
             value = getattr(self, name)
             require(value is None or value > 0, self, name, "at least 1")
             require(value is None or value <= MAX_SIZE, self, name, f"at most {MAX_SIZE:,}")
         require(0 <= self.dropout < 1, self, "dropout", "from 0 to below 1")
         heads = f"of n_head ({self.n_head})"
-        fits = self.head_dim or self.n_embd % self.n_head == 0
-        require(fits, self, "n_embd", f"a multiple {heads}")
+        require(self.n_embd % self.n_head == 0, self, "n_embd", f"a multiple {heads}")
         require(self.n_head % self.kv_heads == 0, self, "n_kv_head", f"a divisor {heads}")
-        require(self.mlp in MLPS, self, "mlp", f"one of {', '.join(MLPS)}")
-        require(self.norm in NORMS, self, "norm", f"one of {', '.join(NORMS)}")
-        require(self.norm_eps > 0, self, "norm_eps", "above 0")
         check_layers(self)
         check_positions(self)
 
     @property
-    def head_size(self) -> int:
-        return self.head_dim or self.n_embd // self.n_head
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
 
     @property
     def kv_heads(self) -> int:
         return self.n_kv_head or self.n_head
+
+
+def check_types(config) -> None:
+    """ValueError unless every field of a dataclass instance is of its annotated type."""
+    hints = get_type_hints(type(config))
+    for setting in fields(config):
+        kinds = getattr(hints[setting.name], "__args__", (hints[setting.name],))
+        value = getattr(config, setting.name)
+        # 1 is as good as 1.0, where a float can hold it
+        if type(value) is int and float in kinds and abs(value) < 2**1023:
+            value = float(value)
+            object.__setattr__(config, setting.name, value)
+        require(type(value) in kinds, config, setting.name, f"of type {kinds[0].__name__}")
+        if type(value) is int:  # what an int64 tensor holds
+            require(abs(value) < 2**63, config, setting.name, "below 2**63")
+        finite = type(value) is not float or math.isfinite(value)
+        require(finite, config, setting.name, "a finite number")
 
 
 def check_layers(config: GPTConfig) -> None:
@@ -100,20 +104,9 @@ def check_layers(config: GPTConfig) -> None:
         require(not at_input, config, "global_pos", rule)
 
 
-def layernorm(channels: int, config: GPTConfig) -> nn.Module:
-    return nn.LayerNorm(channels, config.norm_eps, bias=config.bias)
-
-
-def rmsnorm(channels: int, config: GPTConfig) -> nn.Module:
-    return nn.RMSNorm(channels, config.norm_eps)
-
-
-NORMS = {"layernorm": layernorm, "rmsnorm": rmsnorm}  # of a number of channels
-
-
 def norm(config: GPTConfig) -> nn.Module:
     """The norm of a block and of the output: (B, T, C) -> the same."""
-    return NORMS[config.norm](config.n_embd, config)
+    return nn.LayerNorm(config.n_embd, bias=config.bias)
 
 
 class KVCache:
@@ -161,11 +154,9 @@ class Attention(nn.Module):
         self.config, self.layer = config, layer
         self.kind = config.layer_kinds[layer]
         self.window = config.window if self.kind == "L" else None
-        D, heads = config.head_size, config.n_head + 2 * config.kv_heads
-        self.c_attn = nn.Linear(config.n_embd, heads * D, bias=config.bias)
-        self.c_proj = nn.Linear(config.n_head * D, config.n_embd, bias=config.bias)
-        of_heads = partial(rmsnorm, D, config) if config.qk_norm else nn.Identity
-        self.q_norm, self.k_norm = of_heads(), of_heads()
+        kv = config.kv_heads * config.head_dim
+        self.c_attn = nn.Linear(config.n_embd, config.n_embd + 2 * kv, bias=config.bias)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.logit_scale = config.logit_scale(self.kind)(config)
 
     def use(self, position: Position) -> None:
@@ -194,9 +185,8 @@ class Attention(nn.Module):
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> queries (B, H, T, D), keys and values (B, H_kv, T, D)."""
         c = self.config
-        heads = self.c_attn(x).view(*x.shape[:2], -1, c.head_size).transpose(1, 2)
-        q, k, v = heads.split_with_sizes((c.n_head, c.kv_heads, c.kv_heads), 1)
-        return self.q_norm(q), self.k_norm(k), v
+        heads = self.c_attn(x).view(*x.shape[:2], -1, c.head_dim).transpose(1, 2)
+        return heads.split_with_sizes((c.n_head, c.kv_heads, c.kv_heads), 1)
 
     def scores(self, q: Tensor, k: Tensor, at: Place, rows: slice) -> Tensor:
         """Scores of the queries `rows` before scale, bias and mask: (B, H, rows, S).
@@ -206,30 +196,15 @@ class Attention(nn.Module):
         return q[:, :, rows] @ k.repeat_interleave(q.size(1) // k.size(1), 1).mT
 
 
-def swiglu(x: Tensor) -> Tensor:
-    """What a gate, the first half of the channels, lets through of the other (arXiv:2002.05202)."""
-    gate, up = x.chunk(2, -1)
-    return F.silu(gate) * up
-
-
-# The activation, and how many times the inner channels it reads.
-MLPS = {
-    "gelu": (F.gelu, 1),
-    "gelu_tanh": (partial(F.gelu, approximate="tanh"), 1),
-    "swiglu": (swiglu, 2),
-}
-
-
 class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.dropout, inner = config.dropout, config.n_inner or 4 * config.n_embd
-        self.activate, times = MLPS[config.mlp]
-        self.c_fc = nn.Linear(config.n_embd, times * inner, bias=config.bias)
-        self.c_proj = nn.Linear(inner, config.n_embd, bias=config.bias)
+        self.dropout = config.dropout
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.c_proj(self.activate(self.c_fc(x)))
+        y = self.c_proj(F.gelu(self.c_fc(x)))
         return torch.dropout(y, self.dropout, self.training)
 
 
@@ -247,19 +222,8 @@ class Block(nn.Module):
         y = self.attn(self.ln_1(x), at, cache, last)
         if last is not None:
             x = x[:, -last:]
-        return self.join(x, y)
-
-    def join(self, x: Tensor, y: Tensor) -> Tensor:
-        """The stream x, what attention adds to it, and what the MLP adds to both."""
         x = x + y
         return x + self.mlp(self.ln_2(x))
-
-
-class ParallelBlock(Block):
-    """The MLP reads what attention read."""
-
-    def join(self, x: Tensor, y: Tensor) -> Tensor:
-        return x + y + self.mlp(self.ln_2(x))
 
 
 class GPT(nn.Module):
@@ -269,12 +233,9 @@ class GPT(nn.Module):
         super().__init__()
         require(config.vocab_size is not None, config, "vocab_size", "known to build a model")
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        block = ParallelBlock if config.parallel else Block
-        self.h = nn.ModuleList(block(config, layer) for layer in range(config.n_layer))
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # also the head: tied weights
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = norm(config)
-        if not config.tie_embeddings:
-            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         with torch.random.fork_rng(devices=[]):  # models of all encodings draw equal weights
             self._add_encodings()
         self._initialise()
@@ -403,8 +364,7 @@ class GPT(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., V), float32 or finer."""
-        head = self.wte if self.config.tie_embeddings else self.lm_head
-        logits = F.linear(x, head.weight)
+        logits = F.linear(x, self.wte.weight)
         return logits.float() if logits.element_size() < 4 else logits
 
     @property
@@ -530,7 +490,7 @@ def attend(layer: Attention, q: Tensor, k: Tensor, v: Tensor, at: Place) -> Tens
     scale = layer.position.logit_scale(at) * layer.logit_scale(at)
     if isinstance(scale, Tensor):  # one a query
         q, scale = q * scale.to(q.dtype), 1.0
-    scale = scale / math.sqrt(layer.config.head_size)
+    scale = scale / math.sqrt(layer.config.head_dim)
     dropout = layer.config.dropout * layer.training
     kernel = kernel_for(layer, q, k)
     all_seen = window is None or window >= S

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rope
-from runtime.errors import require
 
 INIT_STD = 0.02  # of token embeddings and weights at initialisation (GPT-2)
 # The settings of all scalings: the keyword arguments of the functions in rope.py.
@@ -49,6 +48,12 @@ class EncodingConfig(ScalingConfig):
     t5_max_distance: int | None = None  # of t5's last range (None: block_size, at least 32)
     fox_bias: float = 0.0  # forget gates start at sigmoid(fox_bias)
     alibi_heads: int | None = None  # heads that hard_alibi restricts (None: half of them)
+
+
+def require(holds: bool, config, name: str, rule: str) -> None:
+    """ValueError naming the setting, its value and the rule, unless the rule holds."""
+    if not holds:
+        raise ValueError(f"{name} is {getattr(config, name)!r}; it must be {rule}")
 
 
 @dataclass
@@ -257,7 +262,7 @@ class Rope(Position):
     @property
     def channels(self) -> int:
         """How many of a head are rotated."""
-        return int(self.config.rope_fraction * self.config.head_size)
+        return int(self.config.rope_fraction * self.config.head_dim)
 
     def frequencies_at(self, factor: float) -> rope.Scaled:
         c = self.config
@@ -486,7 +491,7 @@ class Pope(Position):
 
     def __init__(self, config, layer: int | None = None, kind: str = "G"):
         super().__init__(config, layer, kind)
-        self.delta = nn.Parameter(torch.zeros(config.kv_heads, 1, config.head_size))
+        self.delta = nn.Parameter(torch.zeros(config.kv_heads, 1, config.head_dim))
 
     def initialise(self) -> None:
         nn.init.zeros_(self.delta)
@@ -497,7 +502,7 @@ class Pope(Position):
 
     def table(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """cos and sin (T, D), the same for all heads."""
-        inv_freq = rope.unscaled(2 * self.config.head_size, self.config.theta(self.kind))
+        inv_freq = rope.unscaled(2 * self.config.head_dim, self.config.theta(self.kind))
         cos, sin = rope.rotation_table(positions, inv_freq)
         return (cos, sin) if positions.dim() == 1 else (cos[:, None], sin[:, None])
 

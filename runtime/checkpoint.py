@@ -23,9 +23,8 @@ import torch
 import data
 import rope
 from model import GPT, GPTConfig
-from positions import KNOBS
+from positions import KNOBS, require
 from runtime import errors
-from runtime.errors import require
 
 FORMAT = 1
 LINE = re.compile(rb"\nnanorope checkpoint (\d{4}) sha256 ([0-9a-f]{64})\n")

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple, get_type_hints
 
 from data.training_positions import TRAIN_POSITIONS
 from model import MAX_SIZE, GPTConfig
-from positions import Fox, Position
+from positions import Fox, Position, require
 from runtime import checkpoint
-from runtime.errors import require
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,14 +1,12 @@
 """How every command ends: one line on stderr, one exit code, stdout clean."""
 
 import argparse
-import math
 import os
 import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
-from typing import TextIO, get_type_hints
+from typing import TextIO
 
 DONE, LOST, USAGE, DATA, CHECKPOINT, DIVERGED, RESOURCES, BUSY = range(8)
 INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # as shells have it
@@ -47,29 +45,6 @@ class Parser(argparse.ArgumentParser):
         if "expected one argument" in message:  # also where the value begins with a dash
             raise ValueError(f"{message}: write it as --flag='VALUE'")
         raise ValueError(f"{message}; --help lists all flags")
-
-
-def require(holds: bool, config, name: str, rule: str) -> None:
-    """ValueError naming the setting, its value and the rule, unless the rule holds."""
-    if not holds:
-        raise ValueError(f"{name} is {getattr(config, name)!r}; it must be {rule}")
-
-
-def check_types(config) -> None:
-    """ValueError unless every field of a dataclass instance is of its annotated type."""
-    hints = get_type_hints(type(config))
-    for setting in fields(config):
-        kinds = getattr(hints[setting.name], "__args__", (hints[setting.name],))
-        value = getattr(config, setting.name)
-        # 1 is as good as 1.0, where a float can hold it
-        if type(value) is int and float in kinds and abs(value) < 2**1023:
-            value = float(value)
-            object.__setattr__(config, setting.name, value)
-        require(type(value) in kinds, config, setting.name, f"of type {kinds[0].__name__}")
-        if type(value) is int:  # what an int64 tensor holds
-            require(abs(value) < 2**63, config, setting.name, "below 2**63")
-        finite = type(value) is not float or math.isfinite(value)
-        require(finite, config, setting.name, "a finite number")
 
 
 def exit_code(error: BaseException) -> int:

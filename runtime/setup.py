@@ -15,6 +15,7 @@ import data
 import data.prepare
 from evaluation.scoring import HeldOut
 from model import GPT
+from positions import require
 from runtime import checkpoint
 from runtime.config import Config, with_defaults
 from runtime.device import (
@@ -24,7 +25,6 @@ from runtime.device import (
     pick_device,
     pick_dtype,
 )
-from runtime.errors import require
 from runtime.finetuning import config_for_finetuning
 from runtime.wandb_mirror import new_id
 

@@ -107,7 +107,7 @@ def slow_forget(model, idx):
         heads = []
         for a in range(c.n_head):
             decay = torch.stack([f[j + 1 : i + 1, a].prod() for j in range(i + 1)])
-            scores = k[: i + 1, a] @ q[i, a] / c.head_size**0.5 + decay.log()
+            scores = k[: i + 1, a] @ q[i, a] / c.head_dim**0.5 + decay.log()
             heads.append(scores.softmax(0) @ v[: i + 1, a])
         rows.append(torch.cat(heads))
     x = x + block.attn.c_proj(torch.stack(rows))
