@@ -250,6 +250,7 @@ def config_for_resuming(config: Config, dataset: data.Dataset, state: dict) -> C
             f"{path} holds weights but no run to resume; start from them with --init_from"
         )
     check_data_unchanged(config, dataset, state)
+    check_tokenizer(config, dataset, state)  # an imported model has read no data
     if config.init_from != with_defaults(state["run"])["init_from"]:
         raise ValueError("init_from does nothing beside resume; leave it out")
     saved = asdict(checkpoint.config_of(state))
