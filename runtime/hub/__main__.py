@@ -22,7 +22,7 @@ from data.tokenizer import from_meta
 from model import GPTConfig
 from runtime import errors
 from runtime.config import Config
-from runtime.folder import claim_folder, enter_folder, leave_folder, save
+from runtime.folder import FRESH_METRICS, claim_folder, enter_folder, leave_folder, save
 from runtime.hub import families, folders, gguf_file
 from runtime.hub.settings import Source
 from runtime.setup import numerics
@@ -130,6 +130,7 @@ def import_model(args) -> None:
     with claim_folder(config):
         state = state_of(source, config)
         enter_folder(config)
+        (config.folder / FRESH_METRICS).touch()  # save replaces those of an earlier run by it
         save(config, state, first=True)
         tokenizer_file = config.folder / "tokenizer.json"
         tokenizer_file.write_text(json.dumps(source.tokenizer), encoding="utf-8")
