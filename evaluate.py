@@ -194,6 +194,8 @@ def open_scoring_data(plans: list[Plan], args: Namespace) -> data.Dataset:
         if dataset.meta["tokenizer"] != plans[0].tokenizer:
             raise data.DataError(f"{args.dataset} has a different tokenizer than {plans[0].path}")
         return dataset
+    if imported := [plan.path for plan in plans if not plan.data]:
+        raise ValueError(f"{imported[0]} was imported, not trained here; name a --dataset")
     names = sorted({plan.run["dataset"] for plan in plans})
     if len(names) > 1:
         names = " and ".join(names)

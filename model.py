@@ -1,4 +1,4 @@
-"""A GPT in one file: a pre-norm Transformer with a tied head, after GPT-2 and nanoGPT.
+"""A GPT in one file: a pre-norm Transformer, after GPT-2 and nanoGPT; by settings Llama or NeoX.
 
 Read it from top to bottom: the settings, attention with its cache, the block, the model, and how a
 text is generated. How the model knows positions is one class of positions.py, which opens up to
@@ -11,6 +11,7 @@ of keys and values), D head_dim, V vocabulary.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import get_type_hints
 
 import torch
@@ -41,29 +42,46 @@ class GPTConfig(PositionConfig):
     n_head: int = 4  # query heads
     n_kv_head: int | None = None  # key and value heads, shared by the query heads (None: n_head)
     n_embd: int = 128  # channels of the residual stream
+    head_dim: int | None = None  # channels of a head (None: n_embd / n_head)
+    n_inner: int | None = None  # channels within the MLP (None: 4 n_embd, or 8/3 with swiglu)
     dropout: float = 0.0  # share of activations dropped in training
     bias: bool = False  # biases in linear and norm layers, as GPT-2 has them
+    norm: str = "layernorm"  # layernorm or rmsnorm
+    norm_eps: float = 1e-5  # added to the variance
+    mlp: str = "gelu"  # gelu, gelu_tanh (GPT-2's own) or swiglu (arXiv:2002.05202)
+    qk_norm: bool = False  # norms of queries and keys, before they are rotated (Qwen3)
+    parallel: bool = False  # the MLP reads the input of attention, not its output (GPT-NeoX)
+    tie_embeddings: bool = True  # the head is the embedding of the tokens
 
     def __post_init__(self) -> None:
         check_types(self)
-        for name in ("block_size", "vocab_size", "n_layer", "n_head", "n_kv_head", "n_embd"):
-            value = getattr(self, name)
-            require(value is None or value > 0, self, name, "at least 1")
-            require(value is None or value <= MAX_SIZE, self, name, f"at most {MAX_SIZE:,}")
+        counts = [name for name in GPTConfig.__annotations__ if type(getattr(self, name)) is int]
+        for name in counts:
+            require(getattr(self, name) > 0, self, name, "at least 1")
+            require(getattr(self, name) <= MAX_SIZE, self, name, f"at most {MAX_SIZE:,}")
         require(0 <= self.dropout < 1, self, "dropout", "from 0 to below 1")
+        require(0 < self.norm_eps < 1, self, "norm_eps", "above 0, below 1")
         heads = f"of n_head ({self.n_head})"
-        require(self.n_embd % self.n_head == 0, self, "n_embd", f"a multiple {heads}")
+        whole = self.head_dim or self.n_embd % self.n_head == 0
+        require(whole, self, "n_embd", f"a multiple {heads}")
         require(self.n_head % self.kv_heads == 0, self, "n_kv_head", f"a divisor {heads}")
+        check_names(self)
         check_layers(self)
         check_positions(self)
 
     @property
-    def head_dim(self) -> int:
-        return self.n_embd // self.n_head
+    def head_size(self) -> int:
+        return self.head_dim or self.n_embd // self.n_head
 
     @property
     def kv_heads(self) -> int:
         return self.n_kv_head or self.n_head
+
+    @property
+    def inner(self) -> int:
+        """Channels within the MLP; swiglu has three matrices, and two thirds of the channels."""
+        by_default = 8 * math.ceil(self.n_embd / 3) if self.mlp == "swiglu" else 4 * self.n_embd
+        return self.n_inner or by_default
 
 
 def check_types(config) -> None:
@@ -77,18 +95,22 @@ def check_types(config) -> None:
             value = float(value)
             object.__setattr__(config, setting.name, value)
         require(type(value) in kinds, config, setting.name, f"of type {kinds[0].__name__}")
-        if type(value) is int:  # what an int64 tensor holds
-            require(abs(value) < 2**63, config, setting.name, "below 2**63")
+        small = type(value) is not int or abs(value) < 2**63  # what an int64 tensor holds
+        require(small, config, setting.name, "below 2**63")
         finite = type(value) is not float or math.isfinite(value)
         require(finite, config, setting.name, "a finite number")
 
 
+def check_names(config: GPTConfig) -> None:
+    """ValueError where a part of the model is unknown: all that follows looks them up."""
+    parts = {"pos": POSITIONS, "global_pos": POSITIONS, "norm": NORMS, "mlp": ACTIVATIONS}
+    for name, known in parts.items():
+        value, rule = getattr(config, name), f"one of {', '.join(known)}"
+        require(value is None or value in known, config, name, rule)
+
+
 def check_layers(config: GPTConfig) -> None:
-    """ValueError where pos, layers, window and global_pos do not fit together."""
-    for name in ("pos", "global_pos"):  # all that follows looks them up
-        value = getattr(config, name)
-        rule = f"one of {', '.join(POSITIONS)}"
-        require(value is None or value in POSITIONS, config, name, rule)
+    """ValueError where layers, window and global_pos do not fit together."""
     pattern, kinds = config.layers, set(config.layer_kinds)
     require(pattern and set(pattern) <= {"L", "G"}, config, "layers", "of the letters L and G")
     require(config.window is None or config.window > 0, config, "window", "at least 1")
@@ -104,9 +126,27 @@ def check_layers(config: GPTConfig) -> None:
         require(not at_input, config, "global_pos", rule)
 
 
-def norm(config: GPTConfig) -> nn.Module:
-    """The norm of a block and of the output: (B, T, C) -> the same."""
-    return nn.LayerNorm(config.n_embd, bias=config.bias)
+class RMSNorm(nn.RMSNorm):
+    """No mean is subtracted, and there is no bias (arXiv:1910.07467)."""
+
+    def forward(self, x: Tensor) -> Tensor:  # queries may be bfloat16 where weights are not
+        return super().forward(x.type_as(self.weight))
+
+
+def norm(config: GPTConfig, channels: int) -> nn.Module:
+    """(.., channels) -> the same."""
+    options = {} if config.norm == "rmsnorm" else {"bias": config.bias}
+    return NORMS[config.norm](channels, config.norm_eps, **options)
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """(.., 2 n_inner) -> (.., n_inner): the first half, through SiLU, gates the second."""
+    gate, up = x.chunk(2, -1)
+    return F.silu(gate) * up
+
+
+NORMS = {"layernorm": nn.LayerNorm, "rmsnorm": RMSNorm}
+ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": partial(F.gelu, approximate="tanh"), "swiglu": swiglu}
 
 
 class KVCache:
@@ -154,9 +194,11 @@ class Attention(nn.Module):
         self.config, self.layer = config, layer
         self.kind = config.layer_kinds[layer]
         self.window = config.window if self.kind == "L" else None
-        kv = config.kv_heads * config.head_dim
-        self.c_attn = nn.Linear(config.n_embd, config.n_embd + 2 * kv, bias=config.bias)
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        out, kv = config.n_head * config.head_size, config.kv_heads * config.head_size
+        self.c_attn = nn.Linear(config.n_embd, out + 2 * kv, bias=config.bias)
+        self.c_proj = nn.Linear(out, config.n_embd, bias=config.bias)
+        self.q_norm = norm(config, config.head_size) if config.qk_norm else nn.Identity()
+        self.k_norm = norm(config, config.head_size) if config.qk_norm else nn.Identity()
         self.logit_scale = config.logit_scale(self.kind)(config)
 
     def use(self, position: Position) -> None:
@@ -185,8 +227,9 @@ class Attention(nn.Module):
     def qkv(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, T, C) -> queries (B, H, T, D), keys and values (B, H_kv, T, D)."""
         c = self.config
-        heads = self.c_attn(x).view(*x.shape[:2], -1, c.head_dim).transpose(1, 2)
-        return heads.split_with_sizes((c.n_head, c.kv_heads, c.kv_heads), 1)
+        heads = self.c_attn(x).view(*x.shape[:2], -1, c.head_size).transpose(1, 2)
+        q, k, v = heads.split_with_sizes((c.n_head, c.kv_heads, c.kv_heads), 1)
+        return self.q_norm(q).type_as(v), self.k_norm(k).type_as(v), v
 
     def scores(self, q: Tensor, k: Tensor, at: Place, rows: slice) -> Tensor:
         """Scores of the queries `rows` before scale, bias and mask: (B, H, rows, S).
@@ -199,31 +242,32 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: GPTConfig):
         super().__init__()
-        self.dropout = config.dropout
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.dropout, self.activation = config.dropout, ACTIVATIONS[config.mlp]
+        into = (2 if config.mlp == "swiglu" else 1) * config.inner
+        self.c_fc = nn.Linear(config.n_embd, into, bias=config.bias)
+        self.c_proj = nn.Linear(config.inner, config.n_embd, bias=config.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.c_proj(F.gelu(self.c_fc(x)))
+        y = self.c_proj(self.activation(self.c_fc(x)))
         return torch.dropout(y, self.dropout, self.training)
 
 
 class Block(nn.Module):
     def __init__(self, config: GPTConfig, layer: int):
         super().__init__()
-        self.ln_1 = norm(config)
+        self.parallel = config.parallel
+        self.ln_1 = norm(config, config.n_embd)
         self.attn = Attention(config, layer)
-        self.ln_2 = norm(config)
+        self.ln_2 = norm(config, config.n_embd)
         self.mlp = MLP(config)
 
     def forward(
         self, x: Tensor, at: Place, cache: KVCache | None, last: int | None = None
     ) -> Tensor:
         y = self.attn(self.ln_1(x), at, cache, last)
-        if last is not None:
-            x = x[:, -last:]
-        x = x + y
-        return x + self.mlp(self.ln_2(x))
+        x = x if last is None else x[:, -last:]
+        y = x + y
+        return y + self.mlp(self.ln_2(x if self.parallel else y))
 
 
 class GPT(nn.Module):
@@ -233,9 +277,11 @@ class GPT(nn.Module):
         super().__init__()
         require(config.vocab_size is not None, config, "vocab_size", "known to build a model")
         self.config = config
-        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # also the head: tied weights
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)  # also the head, where tied
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = norm(config)
+        self.ln_f = norm(config, config.n_embd)
+        tied = config.tie_embeddings
+        self.lm_head = None if tied else nn.Linear(config.n_embd, config.vocab_size, bias=False)
         with torch.random.fork_rng(devices=[]):  # models of all encodings draw equal weights
             self._add_encodings()
         self._initialise()
@@ -271,12 +317,6 @@ class GPT(nn.Module):
                 parameter.zero_()
         for position in dict.fromkeys(block.attn.position for block in self.h):
             position.initialise()
-
-    def encoding_parameters(self) -> Iterator[nn.Parameter]:
-        """Those of the layers' own encodings, which take neither weight decay nor Muon."""
-        for block in self.h:
-            if block.attn.position.per_layer:
-                yield from block.attn.position.parameters()
 
     def clamp_encodings(self) -> None:
         """Put parameters of encodings back into their ranges: after every optimizer step."""
@@ -364,7 +404,7 @@ class GPT(nn.Module):
 
     def logits(self, x: Tensor) -> Tensor:
         """(..., C) -> (..., V), float32 or finer."""
-        logits = F.linear(x, self.wte.weight)
+        logits = F.linear(x, (self.lm_head or self.wte).weight)
         return logits.float() if logits.element_size() < 4 else logits
 
     @property
@@ -490,7 +530,7 @@ def attend(layer: Attention, q: Tensor, k: Tensor, v: Tensor, at: Place) -> Tens
     scale = layer.position.logit_scale(at) * layer.logit_scale(at)
     if isinstance(scale, Tensor):  # one a query
         q, scale = q * scale.to(q.dtype), 1.0
-    scale = scale / math.sqrt(layer.config.head_dim)
+    scale = scale / math.sqrt(layer.config.head_size)
     dropout = layer.config.dropout * layer.training
     kernel = kernel_for(layer, q, k)
     all_seen = window is None or window >= S

@@ -262,7 +262,7 @@ class Rope(Position):
     @property
     def channels(self) -> int:
         """How many of a head are rotated."""
-        return int(self.config.rope_fraction * self.config.head_dim)
+        return int(self.config.rope_fraction * self.config.head_size)
 
     def frequencies_at(self, factor: float) -> rope.Scaled:
         c = self.config
@@ -491,7 +491,7 @@ class Pope(Position):
 
     def __init__(self, config, layer: int | None = None, kind: str = "G"):
         super().__init__(config, layer, kind)
-        self.delta = nn.Parameter(torch.zeros(config.kv_heads, 1, config.head_dim))
+        self.delta = nn.Parameter(torch.zeros(config.kv_heads, 1, config.head_size))
 
     def initialise(self) -> None:
         nn.init.zeros_(self.delta)
@@ -502,7 +502,7 @@ class Pope(Position):
 
     def table(self, positions: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """cos and sin (T, D), the same for all heads."""
-        inv_freq = rope.unscaled(2 * self.config.head_dim, self.config.theta(self.kind))
+        inv_freq = rope.unscaled(2 * self.config.head_size, self.config.theta(self.kind))
         cos, sin = rope.rotation_table(positions, inv_freq)
         return (cos, sin) if positions.dim() == 1 else (cos[:, None], sin[:, None])
 

@@ -121,7 +121,8 @@ def prompt_of(args: Namespace, tokenizer: Tokenizer) -> list[int]:
         if surrogate:
             where = f"the prompt is not UTF-8 at character {surrogate.start()}"
             raise ValueError(f"{where}; put it into a --prompt_file")
-        return tokenizer.encode(text).tolist()
+        opening = [tokenizer.end_of_text] if tokenizer.opens_prompts else []
+        return [*opening, *tokenizer.encode(text).tolist()]
     if tokenizer.end_of_text is not None:
         start, name = [tokenizer.end_of_text], "the end-of-text token"
     else:  # the first of all characters: a line break, wherever the text has one

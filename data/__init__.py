@@ -1,6 +1,7 @@
 """Token files: open, check, and batches as a pure function of (seed, step, micro).
 
-B batch, T time (block_size). A split is one run of little-endian uint16 tokens, nanoGPT's format.
+B batch, T time (block_size). A split is one run of little-endian uint16 tokens, nanoGPT's format;
+of uint32 where the vocabulary needs it, and then meta.json says so.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ import numpy as np
 DATA = Path(__file__).parent
 SPLITS = ("train", "val")
 MAX_VOCAB = 2**16  # what uint16 can tell apart
+DTYPES = {"uint16": np.dtype("<u2"), "uint32": np.dtype("<u4")}  # of token files
 HASHED_UP_TO = 256 * 2**20  # bytes; larger files would delay every start by many seconds
 MAX_META = 2**28  # bytes of a meta.json: that of a hundred thousand documents has some millions
 CHUNK = 2**24  # tokens looked at together, so that a huge file never fills the memory
@@ -139,11 +141,16 @@ def read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
+def dtype_of(meta: dict[str, Any]) -> np.dtype:
+    """Of the tokens of a dataset; the first meta.json of format 1 does not say."""
+    return DTYPES[meta.get("dtype", "uint16")]
+
+
 def _sound(meta: dict[str, Any]) -> bool:
     from data.tokenizer import from_meta  # noqa: PLC0415 (it needs this module)
 
     size = meta["vocab_size"]
-    whole = type(size) is int and 1 <= size <= MAX_VOCAB
+    whole = type(size) is int and 1 <= size <= 2 ** (8 * dtype_of(meta).itemsize)
     # Now, and not when a model that took days is to print its first word.
     whole = whole and from_meta(meta["tokenizer"]).vocab_size == size
     whole = whole and ("task" not in meta or _sound_task(meta["task"], size))
@@ -170,14 +177,16 @@ def _open_split(path: Path, meta: dict[str, Any], split: str) -> np.memmap:
     again = f"remove {path.parent} and prepare it again"
     if size == 0:  # numpy would only say that it cannot mmap an empty file
         raise DataError(f"{path} is empty: meta.json says {want['tokens']} tokens; {again}")
-    if size % 2:
+    dtype = dtype_of(meta)
+    count, rest = divmod(size, dtype.itemsize)
+    if rest:
         # nanoGPT's format has no header: size and hash are all there is to check.
-        raise DataError(f"{path}: {size} bytes is not a whole number of uint16 tokens; {again}")
-    if size // 2 != want["tokens"]:
-        raise DataError(f"{path} has {size // 2} tokens, meta.json says {want['tokens']}; {again}")
+        raise DataError(f"{path}: {size} bytes is not a whole number of {dtype} tokens; {again}")
+    if count != want["tokens"]:
+        raise DataError(f"{path} has {count} tokens, meta.json says {want['tokens']}; {again}")
     if size <= HASHED_UP_TO and file_sha256(path) != want["sha256"]:
         raise DataError(f"{path} does not have the sha256 that meta.json says: {again}")
-    tokens = np.memmap(path, dtype="<u2", mode="r")
+    tokens = np.memmap(path, dtype=dtype, mode="r")
     _check_vocabulary(tokens, meta["vocab_size"], path)
     return tokens
 

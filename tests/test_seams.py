@@ -17,7 +17,7 @@ import rope
 from model import GPT, GPTConfig, KVCache
 from positions import POSITIONS, Position, Rope
 from runtime import checkpoint
-from runtime.setup import make_optimizers
+from runtime.setup import encoding_parameters, make_optimizers
 
 ROOT = Path(__file__).parent.parent
 L = TINY["block_size"]
@@ -107,7 +107,7 @@ def slow_forget(model, idx):
         heads = []
         for a in range(c.n_head):
             decay = torch.stack([f[j + 1 : i + 1, a].prod() for j in range(i + 1)])
-            scores = k[: i + 1, a] @ q[i, a] / c.head_dim**0.5 + decay.log()
+            scores = k[: i + 1, a] @ q[i, a] / c.head_size**0.5 + decay.log()
             heads.append(scores.softmax(0) @ v[: i + 1, a])
         rows.append(torch.cat(heads))
     x = x + block.attn.c_proj(torch.stack(rows))
@@ -171,7 +171,7 @@ def test_a_layers_own_parameters_take_neither_weight_decay_nor_muon(optimizer):
 
     config = Config(vocab_size=9, pos="forget", optimizer=optimizer)
     model = GPT(config.gpt)
-    own = {id(p) for p in model.encoding_parameters()}
+    own = encoding_parameters(model)
     assert len(own) == 2 * config.n_layer
     for opt in make_optimizers(config, model, torch.device("cpu")):
         for group in opt.param_groups:
@@ -222,7 +222,7 @@ def test_a_scaling_that_reads_no_factor_refuses_one(monkeypatch):
 
 
 def test_a_new_norm_is_one_function_of_model_py(monkeypatch):
-    monkeypatch.setattr(model_file, "norm", lambda config: nn.RMSNorm(config.n_embd))
+    monkeypatch.setattr(model_file, "norm", lambda config, channels: nn.RMSNorm(channels))
     model, idx = GPT(GPTConfig(**TINY)), tokens(L, batch=2)
     model(idx, idx).backward()
     assert sum(isinstance(m, nn.RMSNorm) for m in model.modules()) == 2 * TINY["n_layer"] + 1

@@ -1,0 +1,1 @@
+"""Pretrained models as runs: `python -m runtime.hub import SOURCE out/NAME`."""
