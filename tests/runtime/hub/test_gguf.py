@@ -211,8 +211,9 @@ def test_a_foreign_tokenizer_is_refused(tmp_path):
 @pytest.mark.network
 @pytest.mark.filterwarnings("ignore")
 def test_smollm2_is_what_transformers_reads(tmp_path, capsys):
-    import sample  # noqa: PLC0415 - beside its only use
     from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+
+    import sample  # noqa: PLC0415 - beside its only use
 
     ours, info = imported("smollm2", tmp_path / "smollm2")
     with prepare.alone(DATA) as cache:
