@@ -4,7 +4,7 @@
 #   reproduce.sh quick         six encodings, one seed, few steps, one figure: under half an hour
 #   reproduce.sh full          everything, three seeds: many hours
 #   reproduce.sh full PART     one part of it: main, claims, more-claims, encodings, training,
-#                              tasks, read-time, hybrid or tokens; main comes first
+#                              tasks, more-tasks, read-time, hybrid or tokens; main is first
 #
 # Stop it and start it again at any point: finished runs and measured cells are skipped. After a
 # change to a config, remove its runs in out/ first.
@@ -94,6 +94,13 @@ scripts() { # SEEDS NAME ...: scripts of experiments/claims/, prose and retrieva
     done | together
 }
 
+position_tasks() { # SEEDS
+    prepare mixture
+    for i in $(seq $jobs); do
+        echo "python -m experiments.claims.position_tasks --seeds=$1 --share=$i/$jobs"
+    done | together
+}
+
 part() {
     case $1 in
     main) main ;;
@@ -112,10 +119,8 @@ part() {
         python -m experiments.claims.cost # alone: other work would share its time
         scripts 3 logit_scale remapping
         ;;
-    tasks)
-        prepare mixture
-        OMP_NUM_THREADS=$jobs python -m experiments.claims.position_tasks
-        ;;
+    tasks) position_tasks 1 ;;
+    more-tasks) position_tasks 3 ;;
     hybrid) scripts 1 hybrid ;; # the grid has one seed
     tokens) scripts 1 tokens optimizer ;;
     *) echo "reproduce.sh: no part $1; see the head of the file" >&2 && return 2 ;;
@@ -125,14 +130,14 @@ part() {
 
 quick() {
     names="$encodings hybrid"
-    tasks="passkey multikey overwrite copy hops"
+    tasks="passkey multikey overwrite copy locate-recurrent"
     prepare shakespeare mixture
     few="--max_iters=400 --warmup_iters=40 --eval_interval=400 --eval_tokens=8192"
     {
         for e in $names; do echo "train out/quick/$e configs/$e.py $few"; done
         for e in $names; do
             w=$([ $e = hybrid ] && echo --window=32 || true) # a quarter of the trained length
-            echo "train out/quick/mixture-$e configs/mixture.py configs/$e.py --name=$e $w"
+            echo "train out/quick/mixture-$e configs/mixture.py configs/$e.py --name=$e --max_iters=1500 $w"
         done
     } | together
     common="--rope_scaling none --wandb disabled"
@@ -151,7 +156,7 @@ quick() {
 case ${1:-} in
 quick) quick ;;
 full)
-    for p in ${2:-main claims more-claims encodings training tasks read-time hybrid tokens}; do part $p; done
+    for p in ${2:-main claims more-claims encodings training hybrid read-time tasks tokens more-tasks}; do part $p; done
     python -m experiments.report
     ;;
 *) sed -n '2,11s/^# \{0,1\}//p' "$0" && exit 2 ;;

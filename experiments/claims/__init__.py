@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import sys
-from argparse import Namespace
+from argparse import ArgumentTypeError, Namespace
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -197,15 +197,26 @@ def parse(name: str, argv: list[str], offered=("prose", "keys")) -> Namespace:
     parser.add_argument("--seeds", type=int, default=3, choices=(1, 2, 3), help="(default: 3)")
     parser.add_argument("--task", choices=offered, help="(default: prose, then keys)")
     parser.add_argument("--out", default="out", help="where the trained runs are (default: out)")
+    text = "do the i-th of n shares of the models, so that n processes do all (default: 1/1)"
+    parser.add_argument("--share", type=share, default=slice(None), metavar="i/n", help=text)
     args = parser.parse_args(argv)
     args.tasks = [args.task] if args.task else ["prose", "keys"]
     args.seeds = SEEDS[: args.seeds]
     return args
 
 
+def share(text: str) -> slice:
+    """Every n-th of a list, for a text like 2/3: its second, fifth, eighth .."""
+    first, _, step = text.partition("/")
+    if not (first.isdigit() and step.isdigit() and 1 <= int(first) <= int(step)):
+        raise ArgumentTypeError(f"{text!r} is no share; it must be like 1/2")
+    return slice(int(first) - 1, None, int(step))
+
+
 def compare(name: str, models: list[Trained], argv: list[str], ratios=RATIOS) -> None:
     """Score the models on both tasks, into files that all scripts share."""
     args = parse(name, argv, offered=TASKS)
+    models = models[args.share]
     rope.SCALINGS.update(NEW_SCALINGS)
     POSITIONS.update(NEW_POSITIONS)
     for task, model, seed in product(args.tasks, models, args.seeds):  # before hours of training
