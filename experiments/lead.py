@@ -5,61 +5,69 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 
 from evaluation import tables
 from evaluation.drawing import BLACK, BLUE, GREEN, GREY, RED
 from evaluation.statistics import Estimate, Summary
 from evaluation.tables import Method, Scores, interval, markdown
 
+TASKS = "multikey overwrite copy locate-recurrent locate-absolute locate-growing".split()
 AT = (4, 16)  # trained lengths at which the table has the excess loss
-TRAIN, TUNE, READ = "train with it", "tune a rope model", "read a rope model"
-COLOURS = {TRAIN: BLACK, TUNE: GREEN, READ: BLUE, "hybrid": RED}
+HYBRID, TRAIN = "train with windows", "train with it"
+TUNE, READ = "tune a RoPE model", "read a RoPE model"
+COLOURS = {TRAIN: BLACK, HYBRID: RED, TUNE: GREEN, READ: BLUE}
 PLACES = [  # of a label beside its dot, in points: the first that is free is taken
-    (dx * step, dy * step) for step in (1, 2, 3, 4) for dy in (0, 8, -8) for dx in (6, -6)
+    (dx, dy) for dy in (8, -8, 19, -19, 30, -30, 41, -41) for dx in (6, -6, 24, -24)
 ]
 
 
 class Entry(NamedTuple):
-    """A row: how one comes by the method, and its name among the costs (None: as rope's)."""
+    """A row: how one comes by the method, its name in the figure (none: not drawn), and among the
+    costs (None: those of rope, or unknown)."""
 
     method: Method
-    how: str = TRAIN
+    how: str
+    name: str
     cost: str | None = None
 
 
-def trained(name: str, cost: str | None = None, scaling: str = "none", how: str = TRAIN) -> Entry:
-    return Entry(Method(name, scaling), how, cost or name)
+def trained(run: str, name: str, cost: str | None = None, how: str = TRAIN) -> Entry:
+    return Entry(Method(run), how, name, cost or run)
+
+
+def read(variant: str, name: str, cost: str | None = None) -> Entry:
+    return Entry(Method("rope", variant), READ, name, cost)
 
 
 ENTRIES = [
-    trained("rope"),
-    trained("alibi"),
-    trained("hard_alibi"),
-    trained("t5"),
-    trained("kerple"),
-    trained("fire"),
-    trained("fox"),
-    trained("pope"),
-    trained("nope", "none"),
-    trained("hope", "rope"),
-    trained("lerope", "rope, learned"),
-    trained("p-rope-0.25", "rope"),
-    trained("p-rope-0.25", "rope", "yarn"),
-    trained("rope-random", "rope"),
-    trained("swa", "hybrid", how="hybrid"),
-    trained("hybrid", how="hybrid"),
-    trained("hybrid", "hybrid, logn", "logn", how="hybrid"),
-    Entry(Method("drope"), TUNE, "none"),
-    Entry(Method("pose", "yarn"), TUNE),
-    Entry(Method("tuned-yarn-100", "yarn"), TUNE),
-    Entry(Method("rope", "yarn"), READ, "rope, yarn"),
-    Entry(Method("rope", "yarn, log-n"), READ),
-    Entry(Method("rope", "logn"), READ),
-    Entry(Method("rope", "ReRoPE, w = L/2"), READ),
-    Entry(Method("rope", "Self-Extend, G = 8, W = L/2"), READ),
-    Entry(Method("rope", "Dual Chunk"), READ),
-    Entry(Method("rope", "StreamingLLM"), READ),
+    trained("rope", "RoPE"),
+    trained("alibi", "ALiBi"),
+    trained("hard_alibi", "hard ALiBi"),
+    trained("t5", "T5"),
+    trained("kerple", "KERPLE"),
+    trained("fire", "FIRE"),
+    trained("fox", "FoX"),
+    trained("pope", "PoPE"),
+    trained("nope", "NoPE", "none"),
+    trained("hope", "HoPE", "rope"),
+    trained("lerope", "", "rope, learned"),
+    trained("p-rope-0.25", "p-RoPE", "rope"),
+    Entry(Method("p-rope-0.25", "yarn"), TRAIN, "", "rope"),
+    trained("rope-random", "random positions", "rope"),
+    trained("swa", "RoPE in windows", "swa", how=HYBRID),
+    trained("hybrid", "hybrid", how=HYBRID),
+    Entry(Method("hybrid", "logn"), HYBRID, "", "hybrid, logn"),
+    Entry(Method("drope"), TUNE, "DroPE", "none"),
+    Entry(Method("pose", "yarn"), TUNE, "PoSE", "rope, yarn"),
+    Entry(Method("tuned-yarn-100", "yarn"), TUNE, "YaRN, tuned", "rope, yarn"),
+    read("yarn", "YaRN", "rope, yarn"),
+    read("yarn, log-n", ""),
+    read("none, log-n", "log-n"),
+    read("ReRoPE, w = L/2", "ReRoPE"),
+    read("Self-Extend, G = 8, W = L/2", "Self-Extend"),
+    read("Dual Chunk", "Dual Chunk"),
+    read("StreamingLLM", "StreamingLLM"),
 ]
 
 
@@ -68,19 +76,23 @@ def shown(prose: Scores, keys: Scores) -> list[Entry]:
     return [e for e in ENTRIES if e.method in {*prose.methods} & {*keys.methods}]
 
 
-def table(prose: Scores, keys: Scores, cost: dict) -> str:
-    """A row a method: losses, retrieval, parameters and times."""
+def table(prose: Scores, keys: Scores, tasks: dict[str, Scores], cost: dict) -> str:
+    """A row a method: losses, retrieval, tasks of the mixture at 4x, parameters and times."""
     head = ["method", "seeds", "loss at 1x"]
     head += [f"over rope's window at {ratio}x" for ratio in AT]
     head += [f"over its own at {ratio}x" for ratio in AT]
-    head += ["retrieval at 4x", "parameters", "training step", "decoded token"]
+    head += ["retrieval at 4x", *(f"`{name}`" for name in TASKS)]
+    head += ["parameters", "training step", "decoded token"]
     rows = []
     for entry in shown(prose, keys):
         method = entry.method
         cells = [f"{method}", prose.seeds(method), tables.score(prose.at(method, 1), ".3f")]
         cells += [tables.excess(prose.at(method, ratio)) for ratio in AT]
         cells += [tables.excess_over_itself(prose.at(method, ratio)) for ratio in AT]
-        cells += [exact(keys.at(method, 4)), *costs(entry, cost)]
+        in_mixture = Method(f"mixture-{method.run}", method.scaling)
+        cells += [exact(keys.at(method, 4))]
+        cells += [tables.score(tasks[name].at(in_mixture, 4), ".2f") for name in TASKS]
+        cells += costs(entry, cost)
         rows.append(cells)
     return markdown(head, rows)
 
@@ -106,7 +118,8 @@ def figure(prose: Scores, keys: Scores) -> Figure:
     drawn.subplots_adjust(left=0.07, right=0.98, top=0.93, bottom=0.1)
     axes.set_xscale("symlog", linthresh=0.1, linscale=1.5)
     axes.set_xlim(-0.1, 2.5)
-    axes.set_ylim(-0.05, 1.08)
+    axes.set_ylim(-0.05, 1.12)
+    axes.set_yticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     axes.set_xticks([-0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2])
     axes.xaxis.set_major_formatter("{x:g}")
     axes.axvline(0, color=GREY, ls=":", lw=1)
@@ -115,7 +128,8 @@ def figure(prose: Scores, keys: Scores) -> Figure:
     names = []
     for entry in shown(prose, keys):
         text, key = prose.at(entry.method, 4), keys.at(entry.method, 4)
-        if text is None or text.above_window is None or key is None or key.score is None:
+        scored = None not in (text, key) and None not in (text.above_window, key.score)
+        if not entry.name or not scored:
             continue
         names.append(dot(axes, entry, text.above_window, key.score))
     spread_out(drawn, names)
@@ -129,11 +143,15 @@ def dot(axes: Axes, entry: Entry, x: Estimate, y: Estimate) -> Annotation:
     """The dot, its intervals and its name, which is returned."""
     colour = COLOURS[entry.how]
     errors = [[[e.mean - e.low], [e.high - e.mean]] for e in (x, y)]
-    axes.errorbar(x.mean, y.mean, *errors[::-1], fmt="o", ms=5, color=colour, elinewidth=0.6)
-    name = str(entry.method).replace("`", "")
-    arrow = {"arrowstyle": "-", "lw": 0.4, "color": colour}
+    axes.errorbar(
+        x.mean, y.mean, *errors[::-1], fmt="none", ecolor=colour, elinewidth=0.6, zorder=0.5
+    )
+    axes.plot(x.mean, y.mean, "o", ms=5, color=colour, zorder=3)
+    arrow = {"arrowstyle": "-", "lw": 0.4, "color": colour, "shrinkA": 0, "shrinkB": 0}
     at = {"xytext": PLACES[0], "textcoords": "offset points", "va": "center", "arrowprops": arrow}
-    return axes.annotate(name, (x.mean, y.mean), fontsize=8, color=colour, **at)
+    box = {"boxstyle": "square,pad=0.05", "fc": "white", "ec": "none", "alpha": 0.8}
+    at |= {"fontsize": 8.5, "color": colour, "bbox": box, "zorder": 1}
+    return axes.annotate(entry.name, (x.mean, y.mean), **at)
 
 
 def spread_out(drawn: Figure, names: list[Annotation]) -> None:
@@ -146,8 +164,8 @@ def spread_out(drawn: Figure, names: list[Annotation]) -> None:
         for place in PLACES:
             name.set_position(place)
             name.set_ha("left" if place[0] > 0 else "right")
-            box = name.get_window_extent()
-            outside = box.x0 < inside.x0 or box.x1 > inside.x1
+            box = Text.get_window_extent(name)  # without its line
+            outside = not (inside.x0 < box.x0 and box.x1 < inside.x1 and box.y1 < inside.y1)
             if not (outside or box.count_overlaps(taken) or box.count_contains(dots)):
                 break
         taken.append(box)

@@ -18,11 +18,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import rope
+from data.tasks import PARTS
 from evaluation import drawing, figures, tables, training
 from evaluation.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, RED, SKY, Line, Look
 from evaluation.statistics import Estimate
 from evaluation.tables import HEADLINE, Method, Scores, markdown
-from experiments import lesson
+from experiments import lead, lesson
 from experiments.claims import NONE, RATIOS, RESULTS, YARN, scores_of
 from experiments.claims import base as base_claim
 from experiments.claims import finetune as finetune_claim
@@ -33,7 +34,7 @@ ROOT = Path(__file__).parent.parent
 MARKER = "<!-- {}report {} -->"
 CLAIMS = (  # scripts that score on prose and on retrieval, in the order of docs/claims.md
     "which_planes temperature scalings naive_yarn rerope finetune amplitude linear_attention "
-    "precision base gqa encodings trained_frequencies gates drope train_positions"
+    "precision base gqa encodings trained_frequencies gates drope train_positions hybrid"
 ).split()
 # Different models are compared there: each with itself at the trained length.
 OF_SEVERAL_MODELS = ("amplitude", "linear_attention", "base", "gqa")
@@ -75,6 +76,13 @@ class Results:
         keys = tables.load(self.root / scores_of("keys"), "passkey-rope")
         return Scores(prose, "matched"), Scores(keys, "passkey")
 
+    def tasks(self) -> dict[str, Scores]:
+        """Those of the mixture."""
+        return {
+            name: Scores(tables.load(self.root / scores_of(name), "mixture-rope"), name)
+            for name in PARTS
+        }
+
     def record(self, name: str) -> dict:
         """A JSON file of results/; ValueError if it is missing or damaged."""
         path = self.root / f"results/{name}.json"
@@ -113,6 +121,7 @@ def table_makers(r: Results) -> dict[str, Callable[[], str]]:
         "identities": lambda: identities(r),
         "kv_cache": lambda: kv_cache(r),
         "linear_cost": lambda: linear_cost(r),
+        "lead": lambda: lead.table(*r.claims(), r.tasks(), claim_record(r, "cost")),
     }
     return makers | {name: partial(claim, r, name) for name in CLAIMS}
 

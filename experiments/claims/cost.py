@@ -24,6 +24,7 @@ HYBRID = {"pos": "rope", "layers": "LLLG", "window": 64, "global_pos": "none"}
 MODELS = {pos: {"pos": pos} for pos in POSITIONS} | {
     "rope, yarn": {"pos": "rope", "rope_scaling": "yarn", "rope_factor": 4.0},
     "rope, learned": {"pos": "rope", "rope_learned": True},
+    "swa": {"pos": "rope", "layers": "L", "window": 64},
     "hybrid": HYBRID,
     "hybrid, logn": HYBRID | {"logit_scaling": "logn"},
     "hybrid, ssmax": HYBRID | {"logit_scaling": "ssmax"},

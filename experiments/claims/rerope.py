@@ -53,7 +53,7 @@ class Remapped(Attention):
         return scores
 
     def rotated(self, x: Tensor, positions: Tensor) -> Tensor:
-        inv_freq, _ = rope.frequencies(self.config.head_dim, self.config.rope_theta)
+        inv_freq, _ = rope.frequencies(self.config.head_size, self.config.rope_theta)
         table = rope.rotation_table(positions, inv_freq)
         return rope.rotate(x, *table, self.config.rope_layout)
 
