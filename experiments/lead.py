@@ -71,6 +71,12 @@ ENTRIES = [
 ]
 
 
+BEST_KNOWN = [  # of README.md
+    *map(Method, "hybrid kerple fox alibi pope fire t5 nope rope".split()),
+    Method("rope", "yarn"),
+]
+
+
 def shown(prose: Scores, keys: Scores) -> list[Entry]:
     """The entries that have scores."""
     return [e for e in ENTRIES if e.method in {*prose.methods} & {*keys.methods}]
@@ -93,6 +99,19 @@ def table(prose: Scores, keys: Scores, tasks: dict[str, Scores], cost: dict) -> 
         cells += [exact(keys.at(method, 4))]
         cells += [tables.score(tasks[name].at(in_mixture, 4), ".2f") for name in TASKS]
         cells += costs(entry, cost)
+        rows.append(cells)
+    return markdown(head, rows)
+
+
+def headline(prose: Scores, keys: Scores) -> str:
+    """The best-known encodings, zero-shot: loss and retrieval."""
+    head = ["method", "loss at 1x", *(f"excess at {ratio}x" for ratio in AT)]
+    head += [f"retrieval at {ratio}x" for ratio in AT]
+    rows = []
+    for method in BEST_KNOWN:
+        cells = [f"{method}", tables.score(prose.at(method, 1), ".3f")]
+        cells += [tables.excess(prose.at(method, ratio)) for ratio in AT]
+        cells += [exact(keys.at(method, ratio)) for ratio in AT]
         rows.append(cells)
     return markdown(head, rows)
 

@@ -34,7 +34,8 @@ ROOT = Path(__file__).parent.parent
 MARKER = "<!-- {}report {} -->"
 CLAIMS = (  # scripts that score on prose and on retrieval, in the order of docs/claims.md
     "which_planes temperature scalings naive_yarn rerope finetune amplitude linear_attention "
-    "precision base gqa encodings trained_frequencies gates drope train_positions hybrid"
+    "precision base gqa encodings trained_frequencies gates drope train_positions hybrid "
+    "remapping"
 ).split()
 # Different models are compared there: each with itself at the trained length.
 OF_SEVERAL_MODELS = ("amplitude", "linear_attention", "base", "gqa")
@@ -121,6 +122,7 @@ def table_makers(r: Results) -> dict[str, Callable[[], str]]:
         "identities": lambda: identities(r),
         "kv_cache": lambda: kv_cache(r),
         "linear_cost": lambda: linear_cost(r),
+        "best_known": lambda: lead.headline(*r.claims()),
         "lead": lambda: lead.table(*r.claims(), r.tasks(), claim_record(r, "cost")),
     }
     return makers | {name: partial(claim, r, name) for name in CLAIMS}
