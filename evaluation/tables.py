@@ -37,20 +37,6 @@ class Method(NamedTuple):
         return f"{name} `{self.scaling}`" + (f" {self.factor:g}x" if self.factor else "")
 
 
-HEADLINE = [
-    Method("learned", "slide"),
-    Method("learned", "interpolate"),
-    Method("sinusoidal"),
-    Method("alibi"),
-    Method("nope"),
-    Method("rope"),
-    Method("rope", "dynamic_linear"),
-    Method("rope", "dynamic_ntk"),
-    Method("rope", "dynamic_yarn"),
-    Method("finetune-yarn", "yarn"),
-]
-
-
 def rank(name: str, names: list[str]) -> int:
     """The place of a name in a list; unlisted names come last."""
     return names.index(name) if name in names else len(names)
@@ -202,17 +188,16 @@ def at_4x(scores: Scores, name: str, form: str, best: Callable) -> dict[Method, 
     return cells
 
 
-def headline(text: Scores, keys: Scores, methods: list[Method] | None = None) -> str:
+def everything(text: Scores, keys: Scores) -> str:
     """Two numbers a method at 4x: excess loss on prose, retrieval beyond the window.
 
-    methods: None for all but the fixed factors; a factor of 4 is at 4x what the dynamic form is.
+    Without the fixed factors: one of 4 is at 4x what the dynamic form is.
     """
     losses = at_4x(text, "above_window", "+.3f", min)
     accuracies = at_4x(keys, "beyond_window", ".2f", max)
-    if methods is None:
-        pos = keys.pos | text.pos
-        methods = [method for method in losses | accuracies if not method.factor]
-        methods.sort(key=lambda method: order(method, pos[method.run]))
+    pos = keys.pos | text.pos
+    methods = [method for method in losses | accuracies if not method.factor]
+    methods.sort(key=lambda method: order(method, pos[method.run]))
     rows = [[str(m), losses.get(m, "-"), accuracies.get(m, "-")] for m in methods]
     head = ["method", "excess loss at 4x", "retrieval beyond the window at 4x"]
     return markdown(head, rows) + (
