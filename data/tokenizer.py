@@ -196,7 +196,7 @@ def _tokenizers():
 def _is_byte_level(described: dict[str, Any]) -> bool:
     """Whether tokens are bytes in GPT-2's alphabet. DataError where it is neither kind of Json."""
     model, decoder = described["model"], described.get("decoder") or {}
-    parts = {part["type"] for part in decoder.get("decoders", [decoder])}
+    parts = {part.get("type", "none") for part in decoder.get("decoders", [decoder])}
     if model["type"] == "BPE" and "ByteLevel" in parts:
         _check_alphabet(model["vocab"], described["added_tokens"])
         return True
@@ -207,10 +207,15 @@ def _is_byte_level(described: dict[str, Any]) -> bool:
 
 
 def _check_alphabet(vocabulary: dict[str, int], added: list[dict[str, Any]]) -> None:
+    """DataError unless the tokens are of GPT-2's alphabet, and every byte of UTF-8 is one."""
     special = {token["content"] for token in added}
     letters = set().union(*(token for token in vocabulary if token not in special))
     if foreign := letters - _byte_level_alphabet().keys():
         raise DataError(f"the tokenizer has {min(foreign)!r}, which stands for no byte")
+    never = {*b"\xc0\xc1", *range(0xF5, 0x100)}
+    for letter, byte in _byte_level_alphabet().items():
+        if letter not in vocabulary and byte not in never:
+            raise DataError(f"the tokenizer has no token for byte {byte:#04x}, and would skip it")
 
 
 @cache

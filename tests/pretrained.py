@@ -94,7 +94,7 @@ def model_of(name, **changes):
     kind, config, settings = MODELS[name]
     special = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     torch.manual_seed(0)
-    model = kind(config(**settings, **special, **changes)).eval()
+    model = kind(config(**(settings | special | changes))).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
