@@ -68,10 +68,10 @@ def texts(state: dict, length: int) -> tuple[Tensor, Tensor]:
 FITTED = Variant("fitted", {}, fitted)
 READ_TIME = [Variant(name, {"logit_scaling": name}) for name in ("logn", "llama4")] + [FITTED]
 MODELS = [Trained("rope", [NONE, *READ_TIME]), Trained("nope", [AS_TRAINED, *READ_TIME])]
+# log-n is 1 within the trained length: training with it is training without.
 MODELS += [
-    rope_variant(f"{pos}-{scale}", [AS_TRAINED], f"--pos={name} --logit_scaling={scale}")
-    for pos, name in (("rope", "rope"), ("nope", "none"))
-    for scale in ("logn", "ssmax")
+    rope_variant("rope-ssmax", [AS_TRAINED], "--pos=rope --logit_scaling=ssmax"),
+    rope_variant("nope-ssmax", [AS_TRAINED], "--pos=none --logit_scaling=ssmax"),
 ]
 
 if __name__ == "__main__":
