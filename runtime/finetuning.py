@@ -46,7 +46,7 @@ def check_same_architecture(config: Config, source: GPTConfig, path: str) -> Non
     same_vocabulary = replace(source, vocab_size=config.vocab_size)  # checkpoint.build compares it
     if shapes_of_weights(config.gpt) == shapes_of_weights(same_vocabulary):
         fixed -= BY_LAYER
-    for name in sorted(fixed):
+    for name in sorted(fixed, key=lambda name: (name in SIZES.values(), name)):  # set ones first
         saved, value = getattr(source, name), getattr(config, name)
         if saved != value:
             raise ValueError(f"{name} is {value}; it must be {saved}, as {path} was trained with")

