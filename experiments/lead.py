@@ -116,6 +116,18 @@ def headline(prose: Scores, keys: Scores) -> str:
     return markdown(head, rows)
 
 
+def tasks_table(tasks: dict[str, Scores]) -> str:
+    """Accuracy of each method in the tasks of the mixture, at 1x, 4x and 8x."""
+    rows = []
+    for method in next(iter(tasks.values())).methods:
+        cells = [str(method).replace("mixture-", "")]
+        for scores in tasks.values():
+            at = [scores.at(method, ratio) for ratio in (1, 4, 8)]
+            cells.append(", ".join(f"{s.score.mean:.2f}" if s else "-" for s in at))
+        rows.append(cells)
+    return markdown(["method", *(f"`{name}`" for name in tasks)], rows)
+
+
 def exact(summary: Summary | None) -> str:
     return interval(summary.score, ".2f") if summary and summary.score else "-"
 

@@ -29,7 +29,7 @@ MARKER = "<!-- {}report {} -->"
 CLAIMS = (  # scripts that score on prose and on retrieval, in the order of docs/claims.md
     "which_planes temperature scalings naive_yarn rerope finetune amplitude linear_attention "
     "precision base gqa encodings trained_frequencies gates drope train_positions hybrid "
-    "remapping"
+    "remapping logit_scale optimizer"
 ).split()
 # Different models are compared there: each with itself at the trained length.
 OF_SEVERAL_MODELS = ("amplitude", "linear_attention", "base", "gqa")
@@ -106,6 +106,7 @@ def table_makers(r: Results) -> dict[str, Callable[[], str]]:
         "kv_cache": lambda: kv_cache(r),
         "linear_cost": lambda: linear_cost(r),
         "headline": lambda: lead.headline(*r.claims()),
+        "tasks": lambda: lead.tasks_table(r.tasks()),
         "lead": lambda: lead.table(*r.claims(), r.tasks(), claim_record(r, "cost")),
     }
     return makers | {name: partial(claim, r, name) for name in CLAIMS}
