@@ -53,7 +53,7 @@ def main(argv: list[str], make: type[GPT] = GPT) -> int:
     config = configs.load(argv)
     with processes() as process:
         config = resume_if_restarted(config)
-        # One process locks the folder, writes to it and evaluates; the others only train.
+        # One process locks the folder and writes to it; all train and evaluate.
         with claim_folder(config) if process.rank == 0 else nullcontext():
             return train(setup(config, process, make))
 
@@ -267,8 +267,7 @@ def evaluate_and_save(run: Run, log: Log | NoLog, stop: Stop) -> signal.Signals 
 
     Then the evaluation stays due: its row goes into the checkpoint instead of the log.
     """
-    held_out = held_out_losses(run, stop) if run.rank == 0 else {}
-    # All other processes wait here while the first evaluates.
+    held_out = held_out_losses(run, stop)
     stop_signal = stop.on_any_process(run.device)
     if stop_signal is None:
         row, run.row = run.row | held_out, {}
@@ -280,8 +279,9 @@ def evaluate_and_save(run: Run, log: Log | NoLog, stop: Stop) -> signal.Signals 
 
 def held_out_losses(run: Run, stop: Stop) -> dict[str, float]:
     """{"val/loss": ..., "val/loss_2x": ..., ...}, or {} where a signal cuts the evaluation off."""
+    # Processes share the evaluation, and all leave it before the same batch.
     with run.autocast:
-        losses = run.held_out.losses(run.model, lambda: stop.received)
+        losses = run.held_out.losses(run.model, lambda: stop.on_any_process(run.device))
     if not math.isfinite(losses.get("val/loss", 0.0)):
         raise diverged(run, f"non-finite val/loss at step {run.iter}")
     return losses

@@ -7,7 +7,7 @@ Letters: N windows, B windows in a batch, c context length, V vocabulary.
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain, pairwise
@@ -15,6 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -88,7 +89,9 @@ class HeldOut:
     fewer lengths. For a task, only targets after the first example in a window count.
     """
 
-    def __init__(self, model: GPT, dataset: data.Dataset, eval_tokens: int):
+    def __init__(
+        self, model: GPT, dataset: data.Dataset, eval_tokens: int, rank: int = 0, world: int = 1
+    ):
         L, documents = model.config.block_size, dataset.documents("val")
         longest = max(end - start for start, end in documents)
         ratios = [r for r in RATIOS if r == 1 or r * L < longest]
@@ -97,23 +100,52 @@ class HeldOut:
         placed = [r for r in ratios if r * L <= model.max_length]
         self.rows = {r: windows(dataset.val, starts, span, r * L) for r in placed}
         self.targets, self.length = dataset.mask_targets, L
+        self.rank, self.world = rank, world
 
     def losses(self, model: GPT, should_stop: Callable[[], object] = lambda: 0) -> dict[str, float]:
         """{"val/loss": ..., "val/loss_2x": ..., "val/loss_4x": ...}, nats a token.
 
-        {} as soon as `should_stop`, called before each batch, returns something true.
+        Processes share the batches and get the same numbers, those of one process to the last bit;
+        all of them must call this. {} as soon as `should_stop`, called before each batch, returns
+        something true; it must return the same in all processes.
         """
+        batches = list(self.batches())
+        losses = [torch.zeros(y.shape) for _, _, y in batches]
+        for first in range(0, len(batches), self.world):
+            if should_stop():
+                return {}
+            own = first + self.rank
+            # A process for which no batch is left repeats the last one: those of a sharded model
+            # must run together.
+            _, x, y = batches[min(own, len(batches) - 1)]
+            scored = token_losses(model, x, y)
+            if own < len(batches):
+                losses[own] = scored
+        losses = self.of_all_processes(losses)
         means = {}
-        for ratio, rows in self.rows.items():
-            y, losses = torch.from_numpy(self.targets(rows[:, 1:].numpy())), []
-            size = max(1, BATCH_TOKENS // (ratio * self.length))
-            for x_part, y_part in zip(rows.split(size), y.split(size), strict=True):
-                if should_stop():
-                    return {}
-                losses.append(token_losses(model, x_part[:, :-1], y_part))
-            mean = torch.cat(losses).double().sum() / (y >= 0).sum()
+        for ratio in self.rows:
+            parts = [i for i, batch in enumerate(batches) if batch[0] == ratio]
+            count = sum((batches[i][2] >= 0).sum() for i in parts)
+            mean = torch.cat([losses[i] for i in parts]).double().sum() / count
             means["val/loss" + (f"_{ratio}x" if ratio > 1 else "")] = mean.item()
         return means
+
+    def batches(self) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """(ratio, x, y), both int64 (B, ratio * trained length): of all lengths."""
+        for ratio, rows in self.rows.items():
+            y = torch.from_numpy(self.targets(rows[:, 1:].numpy()))
+            size = max(1, BATCH_TOKENS // (ratio * self.length))
+            for x_part, y_part in zip(rows.split(size), y.split(size), strict=True):
+                yield ratio, x_part[:, :-1], y_part
+
+    def of_all_processes(self, losses: list[Tensor]) -> list[Tensor]:
+        """Losses of all batches, from the lists of all processes: 0 where another scored them."""
+        if self.world == 1:
+            return losses
+        flat = torch.cat([part.flatten() for part in losses])
+        dist.all_reduce(flat)  # a sum with zeros, so that no digit changes
+        parts = flat.split([part.numel() for part in losses])
+        return [part.view_as(whole) for part, whole in zip(parts, losses, strict=True)]
 
 
 @dataclass

@@ -17,7 +17,7 @@ import torch.distributed as dist
 
 from runtime import errors
 
-PATIENCE = timedelta(minutes=10)  # how long processes wait for one that evaluates or downloads
+PATIENCE = timedelta(minutes=10)  # how long processes wait for one that saves or downloads
 
 
 class Process(NamedTuple):

@@ -124,7 +124,7 @@ def setup(config: Config, process: Process = ALONE, make: type[GPT] = GPT) -> Ru
         forward=wrap(model, config, process),
         optimizers=make_optimizers(config, model, device),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
-        held_out=HeldOut(model, dataset, config.eval_tokens),
+        held_out=HeldOut(model, dataset, config.eval_tokens, process.rank, process.world),
         run_id=new_id(config.folder.name),
     )
     if config.resume:

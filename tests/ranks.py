@@ -1,4 +1,4 @@
-"""Two processes of a run, one of which has a fault: under torchrun's agent, or torchrun itself.
+"""Processes of a run, one of which has a fault: under torchrun's agent, or torchrun itself.
 
 A fault is `name@step`. As a script this file is what torchrun starts.
 """
@@ -73,16 +73,16 @@ def work(fault: str, argv: list[str], second: list[str] | None) -> None:
 
 
 def agent(
-    said: Path, fault: str, argv: list[str], second: list[str] | None = None, restarts=0
+    said: Path, fault: str, argv: list[str], second: list[str] | None = None, restarts=0, count=2
 ) -> int:
-    """Start two processes under torchrun's agent, all of them forks. Returns the agent's pid."""
+    """Start `count` processes under torchrun's agent, all forks. Returns the agent's pid."""
     from torch.distributed.launcher import api  # noqa: PLC0415 - for these tests alone
 
     place = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "local_addr": "127.0.0.1"}
     settings = api.LaunchConfig(
         1,
         1,
-        2,
+        count,
         run_id="test",
         start_method="fork",
         shutdown_timeout=3,

@@ -296,13 +296,16 @@ def test_what_is_not_scored_has_no_loss_and_the_mode_stays(model):
 def test_held_out_loss_is_a_mean_over_what_is_scored(dataset, model):
     task = {"scored": [1, 2, 3], "after": 4, "every": 1}
     dataset = Dataset("made", dataset.meta | {"task": task}, dataset.train, dataset.val)
-    held, losses = scoring.HeldOut(model, dataset, 128), []
-    for row in held.rows[2]:
-        y = row[1:].tolist()
-        logp = model(row[None, :-1])[0].log_softmax(-1)
-        counts = [t for t in range(len(y)) if y[t] in (1, 2, 3) and 4 in y[:t]]
-        losses += [-logp[t, y[t]].item() for t in counts]
-    assert held.losses(model)["val/loss_2x"] == pytest.approx(np.mean(losses), abs=1e-5)
+    held = scoring.HeldOut(model, dataset, 128)
+    found = held.losses(model)
+    for ratio, name in {1: "val/loss", 2: "val/loss_2x", 4: "val/loss_4x"}.items():
+        losses = []
+        for row in held.rows[ratio]:
+            y = row[1:].tolist()
+            logp = model(row[None, :-1])[0].log_softmax(-1)
+            counts = [t for t in range(len(y)) if y[t] in (1, 2, 3) and 4 in y[:t]]
+            losses += [-logp[t, y[t]].item() for t in counts]
+        assert found[name] == pytest.approx(np.mean(losses), abs=1e-5)
 
 
 class Codes:

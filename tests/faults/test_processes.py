@@ -1,5 +1,7 @@
 """Many processes: one is killed, hangs, breaks or disagrees; the others neither wait nor lose."""
 
+import os
+import signal
 import socket
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ from forks import ended, status
 from ranks import IMPATIENT, PATIENT, agent, torchrun
 
 import data.prepare
+from evaluation import scoring
 from runtime import checkpoint, errors
 
 LONG = ["--max_iters=12", "--eval_interval=3", "--dropout=0.1", "--gradient_accumulation_steps=2"]
@@ -57,6 +60,56 @@ def test_two_processes_train_as_one_does(launch, flags, folder, tmp_path):
     assert losses(folder) == pytest.approx(losses(one), abs=1e-4)
     found, expected = (rows(where)[-1]["val/loss_4x"] for where in (folder, one))
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_processes_share_an_evaluation_and_get_the_numbers_of_one(
+    count, launch, argv, folder, whole, tmp_path, monkeypatch
+):
+    """Nine batches of three lengths: each process scores its share, and no digit differs."""
+    original, scored = scoring.token_losses, tmp_path / "scored"
+
+    def counted(*batch):
+        with open(f"{scored}-{os.environ.get('RANK', 'alone')}", "a") as file:
+            file.write(".")
+        return original(*batch)
+
+    monkeypatch.setattr(scoring, "token_losses", counted)
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", 512)
+    still = ["--learning_rate=0", "--min_lr=0", "--weight_decay=0", "--max_iters=1"]
+    argv = merged(argv, f"--init_from={whole}", "--eval_tokens=1500", *still)
+    argv = merged(argv, f"--gradient_accumulation_steps={count}")
+    one = run(argv, folder=tmp_path / "one")
+    code, said = launch(agent, "none@0", argv, count=count)
+    assert code == errors.DONE, said
+    found, expected = ({k: v for k, v in rows(f)[-1].items() if "val" in k} for f in (folder, one))
+    assert found.keys() == {"val/loss", "val/loss_2x", "val/loss_4x"}
+    assert found == expected
+    done = [len(Path(f"{scored}-{who}").read_text()) for who in ("alone", *range(count))]
+    assert done == [9, *[-(-9 // count)] * count]
+
+
+def test_sigterm_to_one_process_in_an_evaluation_stops_all_before_the_same_batch(
+    launch, argv, folder, whole, monkeypatch
+):
+    """Row 37: the second process alone gets it, in its first batch of 12."""
+    original = scoring.token_losses
+
+    def told(*batch):
+        if os.environ.get("RANK") == "1":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(*batch)
+
+    monkeypatch.setattr(scoring, "BATCH_TOKENS", 64)
+    with monkeypatch.context() as patch:
+        patch.setattr(scoring, "token_losses", told)
+        code, _ = launch(agent, "none@0", argv)
+    assert (code, codes(folder)) == (1, [errors.TERMINATED, errors.TERMINATED])
+    assert (checkpoint.read(folder)["iter"], rows(folder)[-1]["iter"]) == (3, 2)
+    code, said = launch(agent, "none@0", [*argv, "--resume"])
+    assert code == errors.DONE, said
+    assert fingerprint(folder) == fingerprint(whole)
+    assert [row["iter"] for row in rows(folder)] == list(range(1, 13))
 
 
 def test_one_process_two_and_one_again_end_where_one_does(launch, argv, folder, whole):
@@ -174,7 +227,7 @@ def test_an_error_in_one_process_ends_all(breaks, launch, argv, folder):
 def test_an_error_in_the_first_process_alone_while_it_saves_ends_all(
     launch, argv, folder, monkeypatch
 ):
-    """Row 39: nobody else saves, evaluates or writes rows."""
+    """Row 39: nobody else saves or writes rows."""
 
     def unreadable(*_, **__):
         raise checkpoint.CheckpointError("the folder is gone")
