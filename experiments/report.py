@@ -29,7 +29,7 @@ MARKER = "<!-- {}report {} -->"
 CLAIMS = (  # scripts that score on prose and on retrieval, in the order of docs/claims.md
     "which_planes temperature scalings naive_yarn rerope finetune amplitude linear_attention "
     "precision base gqa encodings trained_frequencies gates drope train_positions hybrid "
-    "remapping logit_scale optimizer"
+    "remapping logit_scale optimizer t5_biases"
 ).split()
 # Different models are compared there: each with itself at the trained length.
 OF_SEVERAL_MODELS = ("amplitude", "linear_attention", "base", "gqa")

@@ -8,6 +8,7 @@ The base class here also serves remapping.py. Letters: T time, S keys, H heads, 
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -30,18 +31,18 @@ class Part(NamedTuple):
     keys: Tensor  # positions (S,)
 
 
-class Remapped(Attention):
+class Remapped(Attention, ABC):
     """Attention in which pairs of tokens stand where `parts` places them."""
 
     def use(self, position: Position) -> None:
         super().use(Position(self.config))  # `scores` rotates; the layer's encoding must not
 
+    @abstractmethod
     def parts(self, i: Tensor, j: Tensor, length: int) -> Iterator[Part]:
         """Parts that do not overlap, for queries at i (rows,) and keys at j (S,).
 
         A key that is in no part is hidden.
         """
-        raise NotImplementedError
 
     def scores(self, q: Tensor, k: Tensor, at: Place, rows: slice) -> Tensor:
         q, scores = q[:, :, rows], None

@@ -13,7 +13,7 @@ import rope
 from evaluation import drawing, figures, results, tables
 from evaluation.statistics import Estimate
 from evaluation.tables import Method, Scores
-from experiments import report
+from experiments import lead, report
 from positions import POSITIONS, Position
 
 NAMES = ("headline", "all", "room", "prose", "windows", "passkey", "faults", "bench", "gqa")
@@ -178,6 +178,11 @@ def test_the_headline_has_ten_rows(root):
     assert len(lines) == 2 + 10
     assert lines[2].startswith("| `hybrid` | 1.5")
     assert lines[-1].startswith("| `rope` `yarn` | 1.547 ± 0.011 | +0.32 ± 0.06 | +0.69 ± 0.11 |")
+
+
+def test_every_method_of_the_lead_has_been_measured(root):
+    for scores in report.Results(root).claims():
+        assert {entry.method for entry in lead.ENTRIES} <= {*scores.methods}
 
 
 def test_a_column_a_length_and_the_loss_itself_at_the_trained_one(root):
