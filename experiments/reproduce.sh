@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Trains, evaluates and draws the numbers, tables and figures of README.md and docs/.
 #
-#   reproduce.sh quick         six encodings, one seed, few steps, one figure: under half an hour
+#   reproduce.sh quick         six encodings, one seed, few steps, one figure: a first look
 #   reproduce.sh full          everything, three seeds: many hours
 #   reproduce.sh full PART     one part of it: main, claims, more-claims, encodings, training,
 #                              tasks, more-tasks, read-time, hybrid or tokens; main is first
